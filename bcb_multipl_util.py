@@ -93,7 +93,7 @@ def fenced_blocks(text: str) -> tuple[list[Block], str]:
             before, body, fence = [fence.words_after(line)], [], None
     if fence:
         last = fence.block(body, before)
-        blocks += [last] if last.tag or not blocks and last.text or is_code(last.text) else []
+        blocks += [last] if last.tag or (not blocks and last.text) or is_code(last.text) else []
     return blocks, "\n".join(prose + before).strip()
 
 
@@ -141,7 +141,7 @@ def opening_fence(line: str) -> Fence | None:
     tag, _, rest = match["info"].strip().partition(" ")
     code = rest if IMPORT.match(rest) or (rest and CODE.match(rest) and "=" not in rest) else ""
     quoted = ">" in prefix
-    indent = 0 if words else len((match["indent"] if quoted else line[: match.start("marks")]))
+    indent = 0 if words else len(match["indent"] if quoted else line[: match.start("marks")])
     return Fence(match["marks"], tag.lower(), code, words, prefix if quoted else "", indent)
 
 
@@ -155,7 +155,7 @@ def is_no_program(text: str, lang: str) -> bool:
 
 
 def the_program(blocks: list[Block], lang: str) -> str:
-    """Choose among the blocks: in the language, not an aside, large, announced last or else first."""
+    """Choose a block: in the language, no aside, large, the last announced or else the first."""
     words = re.split(r"[\s,;()/]+", lang.lower())
     tags = {tag for word in words for tag in (word, *ALSO_TAGGED.get(word, "").split()) if tag}
     blocks = (

@@ -37,8 +37,9 @@ from itertools import count, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from bcb_multipl_util import extract_code_from_markdown
 from tqdm import tqdm
+
+from bcb_multipl_util import extract_code_from_markdown
 
 
 class CompletionsError(Exception):
@@ -49,7 +50,8 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM."""
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'}")
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        super().__init__(f"stopped by {name}; run the same command again to go on")
         self.number = number
 
 
@@ -515,6 +517,10 @@ END_OF_RUN = (
 )
 
 
+# What litellm adds to a message; a response would be searched for words that it only quotes.
+ECHO = re.compile(r"Traceback \(most|,? (?:Received|Original) Response", re.IGNORECASE)
+
+
 class NoChoices(Exception):
     """The server sent a response without a choice in it."""
 
@@ -527,7 +533,10 @@ class Failure:
     def __init__(self, error: Exception, param: dict):
         status = getattr(error, "status_code", None)
         self.kind = f"{status} {type(error).__name__}" if status else type(error).__name__
-        text = mask(" ".join(str(error).split("Traceback (most")[0].split()), param)
+        text = re.split(
+            r"Traceback \(most|,? (?:Received|Original) Response", str(error), flags=re.I
+        )
+        text = mask(" ".join(text[0].split()), param)
         text = re.sub(r"^((litellm\.)?\w*(Error|Exception|Timeout)( -|:) )+", "", text) or self.kind
         self.text = text if len(text) <= 300 else text[:300] + " ..."
         signature = f"{status} {type(error).__name__} {text}"
@@ -857,7 +866,8 @@ def main_with_args(
     problems = load_benchmark(benchmark, config=config, split=split, prompt_column=prompt_column)
     with Output(output_path, benchmark) as output:
         todo = unanswered(problems, output, num_samples, limit)
-        run = RunFile(output, settings, {"name": benchmark, "config": config, "split": split})
+        source = {"name": benchmark, "config": config, "split": split, "problems": len(problems)}
+        run = RunFile(output, settings, source | {"sha256": output.benchmark_sha256})
         output.cut_torn_line()
         wanted = len(problems[:limit]) * num_samples
         if not todo:
