@@ -76,7 +76,11 @@ def without_reasoning(text: str) -> str:
 
 def fenced_blocks(text: str) -> tuple[list[Block], str]:
     """Split a text into its fenced blocks, of which the last may be unclosed, and the prose."""
-    blocks, prose, before, body, fence = [], [], [], [], None
+    blocks: list[Block] = []
+    prose: list[str] = []
+    before: list[str] = []
+    body: list[str] = []
+    fence = None
     for line in text.split("\n"):
         if fence is None:
             fence = opening_fence(line)
@@ -123,15 +127,14 @@ class Fence(NamedTuple):
     def block(self, body: list[str], before: list[str]) -> Block:
         body = [self.unquoted(line) for line in body]
         if self.indent:
-            margin = re.compile(rf"[ \t]{{0,{self.indent}}}")
-            body = [line[margin.match(line).end() :] for line in body]
+            body = [re.sub(rf"^[ \t]{{0,{self.indent}}}", "", line) for line in body]
         return Block(self.tag, "\n".join(body).strip("\n"), "\n".join(before))
 
 
 def opening_fence(line: str) -> Fence | None:
     if "```" not in line and "~~~" not in line:
         return None
-    prefix = PREFIX.match(line)[0]
+    prefix = PREFIX.match(line)[0]  # type: ignore[index]  # it matches the empty string
     match, words = FENCE.match(line, len(prefix)), ""
     if match is None:
         prefix, match = "", GLUED.match(line)

@@ -36,6 +36,7 @@ from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from tqdm import tqdm
 
@@ -257,6 +258,7 @@ class Output:
     def __init__(self, path: str | Path, benchmark: str):
         self.path, self.size = Path(path), 0
         self.found: dict[bytes, int] = {}  # answers by their problem's key
+        self.benchmark_sha256 = ""
         if self.path.exists() and Path(benchmark).exists() and self.path.samefile(benchmark):
             raise CompletionsError(f"{path} is the benchmark itself; choose another --output-path")
         try:
@@ -331,7 +333,7 @@ def lock(descriptor: int) -> bool:
             import msvcrt
 
             os.lseek(descriptor, 2**30, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -346,7 +348,7 @@ class RunFile:
 
     def __init__(self, output: Output, settings: dict, benchmark: dict):
         self.path, self.saved = Path(f"{output.path}.run.json"), 0.0
-        self.content = {
+        self.content: dict[str, Any] = {
             "settings": without_secrets(settings, settings["param"]),
             "benchmark": benchmark,
             "versions": {"python": platform.python_version()}
@@ -480,7 +482,7 @@ def mask(text: str, param: dict) -> str:
     return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@", r"\1***@", text)
 
 
-def without_secrets(value: object, param: dict, name: str = "") -> object:
+def without_secrets(value: Any, param: dict, name: str = "") -> Any:
     """A copy of a JSON value with secrets masked, by name and by value."""
     if isinstance(value, dict):
         return {key: without_secrets(inner, param, key) for key, inner in value.items()}
@@ -533,10 +535,7 @@ class Failure:
     def __init__(self, error: Exception, param: dict):
         status = getattr(error, "status_code", None)
         self.kind = f"{status} {type(error).__name__}" if status else type(error).__name__
-        text = re.split(
-            r"Traceback \(most|,? (?:Received|Original) Response", str(error), flags=re.I
-        )
-        text = mask(" ".join(text[0].split()), param)
+        text = mask(" ".join(ECHO.split(str(error))[0].split()), param)
         text = re.sub(r"^((litellm\.)?\w*(Error|Exception|Timeout)( -|:) )+", "", text) or self.kind
         self.text = text if len(text) <= 300 else text[:300] + " ..."
         signature = f"{status} {type(error).__name__} {text}"
@@ -591,7 +590,7 @@ class Requests:
         self.first_ten: Counter | None = Counter()  # their failures by kind, until one succeeds
         self.next_notice = 0.0
 
-    def outcomes(self, batches: Iterable[list[dict]]) -> Iterator[list[tuple[dict, object]]]:
+    def outcomes(self, batches: Iterable[list[dict]]) -> Iterator[list[tuple[dict, Any]]]:
         """Yield (problem, outcome) pairs as each call returns; then send the next batch.
 
         What failed for a passing reason is sent again, in the place of its batch. After a failure
@@ -602,7 +601,8 @@ class Requests:
         under_way = sum(self.start(batch) for batch in islice(numbered, self.concurrent_batches))
         while under_way:
             batch, attempt, outcomes = self.hear()
-            again, done = [], []
+            again: list[tuple] = []
+            done: list[tuple] = []
             for item, outcome in zip(batch, outcomes, strict=True):
                 retry = isinstance(outcome, Failure) and outcome.passing
                 (again if retry and attempt <= self.max_retries else done).append((item, outcome))
@@ -612,7 +612,8 @@ class Requests:
             yield [(problem, outcome) for (_, problem), outcome in done]
             under_way -= 1
             if again:
-                under_way += self.start(*zip(*again, strict=True), attempt=attempt + 1)
+                batch, failures = zip(*again, strict=True)
+                under_way += self.start(batch, failures, attempt + 1)
             elif not self.ending.is_set():
                 under_way += sum(self.start(batch) for batch in islice(numbered, 1))
         if self.first_ten and len(self.first_ten) == 1 and not self.end:
@@ -726,14 +727,15 @@ class Report:
     def __init__(self, wanted: int, answered: int, totals: dict):
         self.wanted, self.answered, self.totals = wanted, answered, totals
         self.failures: dict[str, list[Failure]] = {}
-        self.began, self.latencies = time.monotonic(), []
+        self.began = time.monotonic()
+        self.latencies: list[float] = []
         # In a log file, a line a minute.
         log = {"mininterval": 60, "maxinterval": 60, "bar_format": "{l_bar}{r_bar}\n"}
         self.bar = tqdm(
             total=wanted, initial=answered, unit="answer", **({} if sys.stderr.isatty() else log)
         )
 
-    def count(self, outcomes: list[tuple[dict, object]], records: list[dict | None]):
+    def count(self, outcomes: list[tuple[dict, Any]], records: list[dict | None]):
         for (_, outcome), record in zip(outcomes, records, strict=True):
             if record is None:
                 self.failures.setdefault(outcome.kind, []).append(outcome)
@@ -859,7 +861,11 @@ def main_with_args(
     Raises CompletionsError where the run cannot begin or go on, and Interrupted on Ctrl-C or
     SIGTERM; every answered batch is on disk then.
     """
-    sampling = {"temperature": temperature, "max_tokens": max_tokens, "top_p": top_p}
+    sampling: dict[str, Any] = {
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "top_p": top_p,
+    }
     param = param or {}
     settings = {"model": model, "lang": lang, **sampling}
     settings |= {"prompt_column": prompt_column, "param": param}
@@ -899,7 +905,7 @@ def main_with_args(
         return wanted - report.answered
 
 
-def make_record(problem: dict, outcome: object, lang: str) -> dict | None:
+def make_record(problem: dict, outcome: Any, lang: str) -> dict | None:
     """The line of the output for a problem: its fields, the response, and the program in it."""
     if isinstance(outcome, Failure):
         return None
