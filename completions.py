@@ -13,7 +13,6 @@ import inspect
 import io
 import json
 import logging
-import lzma
 import math
 import os
 import platform
@@ -25,13 +24,14 @@ import threading
 import time
 import traceback
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from datetime import time as clock_time
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
@@ -48,49 +48,40 @@ class CompletionsError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C or SIGTERM; the argument is the number of the signal."""
 
-    def __init__(self, number: int):
-        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        super().__init__(f"stopped by {name}; run the same command again to go on")
-        self.number = number
+    def throw(self):
+        raise self
 
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+@contextmanager
+def on_stop(handle: Callable[[Interrupted], None]) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM call handle; only the main thread can, elsewhere nothing changes."""
+    stops = (signal.SIGINT, signal.SIGTERM)
+    here = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, lambda n, _: handle(Interrupted(n))) for n in stops if here}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def interrupt(number: int, frame: object):
-    raise Interrupted(number)
+def notify(line: str):
+    """Tell people something, above the progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)
 
 
-def batches(items: Iterable, batch_size: int, *, progress: bool = True) -> Generator[list]:
-    """Yield the items in lists of batch_size, the last one maybe shorter, under a tqdm bar.
-
-    The bar counts the items handed out; without progress there is none.
-
-    >>> list(batches("abcde", 2, progress=False))
-    [['a', 'b'], ['c', 'd'], ['e']]
-    """
-    items = iter(tqdm(items) if progress else items)
-    while batch := list(islice(items, batch_size)):
-        yield batch
-
-
-def make_prompt(item: dict, lang: str, prompt_column: str = "prompt") -> list[dict]:
-    """Make the messages for one problem: the prompt as it is, then the language to use.
-
-    >>> make_prompt({"prompt": "Add two numbers."}, "Lua")[0]["content"]
-    'Add two numbers.\\n\\nSolve this problem using Lua.'
-    """
-    content = item[prompt_column] + f"\n\nSolve this problem using {lang}."
-    return [{"role": "user", "content": content}]
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 # --- the benchmark -----------------------------------------------------------------------------
 
-COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
-FILE_NAME = re.compile(
-    r"[./~\\]|[A-Za-z]:|.*\.(jsonl?|ndjson|txt|csv|parquet|gz|bz2|xz|zst)$|.*/.*/"
+OPENERS = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
+# What is plainly a path: a typo in it must not be looked for on the Hub.
+PATH = re.compile(
+    r"[./~\\]|[a-z]:|.*\.(jsonl?|ndjson|txt|csv|parquet|gz|bz2|xz|zst)$|.*[/\\].*[/\\]", re.I
 )
 
 
@@ -104,11 +95,9 @@ def load_benchmark(
     CompletionsError, naming file and line or row and field, for what cannot be read or written as
     JSON, and for a row without text in the prompt column.
     """
-    path = Path(benchmark).expanduser()
-    if path.is_dir():
-        rows = load_dataset(str(path), config, split)
-    elif not path.exists() and not FILE_NAME.match(benchmark):
-        rows = load_dataset(benchmark, config, split)
+    path = os.path.expanduser(benchmark)
+    if os.path.isdir(path) or not (os.path.exists(path) or PATH.match(benchmark)):
+        rows = load_dataset(path, config, split)
     elif config:
         raise CompletionsError(f"--config is for datasets; {benchmark} is a file")
     else:
@@ -118,45 +107,52 @@ def load_benchmark(
     return [checked_row(number, row, prompt_column) for number, row in enumerate(rows, 1)]
 
 
-def read_jsonl(path: Path) -> Iterator[dict]:
+def read_jsonl(path: str) -> Iterator[dict]:
     """Yield the object on each line that is not blank, as strictly as `json.loads` reads it.
 
     pandas.read_json would refuse integers beyond 64 bits, let some broken lines pass, and name no
     line in its errors.
     """
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            problem = None if isinstance(row, dict) else "not a JSON object"
-        except UnicodeDecodeError:
-            problem = "not valid UTF-8"
-        except (ValueError, RecursionError) as error:
-            problem = f"not valid JSON: {error}"
-        if problem and number == 1 and line.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-            problem = "an ordinary JSON array; write one object a line (JSON Lines) instead"
-        if problem:
-            raise CompletionsError(f"{path}:{number}: {problem}")
-        yield row
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, decompressed by its suffix; only "\\n" ends a line."""
     try:
-        if path.suffix == ".zst":
-            import pyarrow  # datasets needs it too
-
-            stream = io.BytesIO(pyarrow.input_stream(str(path), compression="zstd").read())
-        else:
-            opener = importlib.import_module(COMPRESSED.get(path.suffix) or "io")
-            stream = opener.open(path, "rb")
-        with stream:
-            yield from stream
+        with open_lines(path) as lines:
+            for number, line in enumerate(lines, 1):
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    yield parse_object(line, f"{path}:{number}")
+    except CompletionsError:
+        raise
     except FileNotFoundError:
         raise CompletionsError(f"no such benchmark file: {path}") from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except Exception as error:  # each compression has errors of its own
         raise CompletionsError(f"cannot read {path}: {one_line(error)}") from None
+
+
+def open_lines(path: str) -> io.BufferedIOBase:
+    """Open a file for its lines of bytes, decompressed by its suffix; only "\\n" ends a line."""
+    suffix = Path(path).suffix
+    if suffix == ".zst":
+        import pyarrow  # comes with datasets; the standard library has zstd from Python 3.14 on
+
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
+    return importlib.import_module(OPENERS.get(suffix, "io")).open(path, "rb")
+
+
+def parse_object(line: bytes, place: str) -> dict:
+    """Parse a line that holds one JSON object; raises CompletionsError, naming the place."""
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
+        if isinstance(row, dict):
+            return row
+        problem = "not a JSON object"
+    except UnicodeDecodeError:
+        problem = "not valid UTF-8"
+    except json.JSONDecodeError as error:
+        problem = f"not valid JSON: {error.msg} in column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        problem = f"not valid JSON: {error}"
+    if line.lstrip().startswith(b"["):
+        problem = "an ordinary JSON array; write one object a line (JSON Lines) instead"
+    raise CompletionsError(f"{place}: {problem}")
 
 
 def load_dataset(name: str, config: str | None, split: str) -> list[dict]:
@@ -186,13 +182,7 @@ def prepare_datasets():
     import datasets
 
     datasets.disable_progress_bars()
-    for library in ("datasets", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
     return datasets
-
-
-def one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def checked_row(number: int, row: dict, prompt_column: str) -> dict:
@@ -204,11 +194,11 @@ def checked_row(number: int, row: dict, prompt_column: str) -> dict:
             f"row {number} has no text in the column {prompt_column!r}; name another with "
             f"--prompt-column (columns: {columns})"
         )
-    for field, value in row.items():
+    for name, value in row.items():
         try:
-            row[field] = as_json(value)
+            row[name] = as_json(value)
         except (TypeError, RecursionError) as error:
-            raise CompletionsError(f"row {number}, field {field!r}: {error}") from None
+            raise CompletionsError(f"row {number}, field {name!r}: {error}") from None
     return row
 
 
@@ -218,20 +208,45 @@ def as_json(value: object) -> object:
     >>> as_json({"born": datetime(1815, 12, 10), "score": math.nan})
     {'born': '1815-12-10T00:00:00', 'score': None}
     """
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (list, tuple)):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: as_json(inner) for key, inner in value.items()}
+    return json.loads(json.dumps(value, default=iso_text), parse_constant=lambda _: None)
+
+
+def iso_text(value: object) -> str:
     if isinstance(value, (date, clock_time)):
         return value.isoformat()
     raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
 
 
-# --- the output file and what stands beside it -------------------------------------------------
+# --- problems, prompts and batches -------------------------------------------------------------
+
+
+def batches(items: Iterable, batch_size: int, *, progress: bool = True) -> Generator[list]:
+    """Yield the items in lists of batch_size, the last one maybe shorter, under a tqdm bar.
+
+    The bar counts the items handed out; without progress there is none.
+
+    >>> list(batches("abcde", 2, progress=False))
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    items = iter(tqdm(items) if progress else items)
+    while batch := list(islice(items, batch_size)):
+        yield batch
+
+
+def make_prompt(item: dict, lang: str, prompt_column: str = "prompt") -> list[dict]:
+    """Make the messages for one problem: the prompt as it is, then the language to use.
+
+    >>> make_prompt({"prompt": "Add two numbers."}, "Lua")[0]["content"]
+    'Add two numbers.\\n\\nSolve this problem using Lua.'
+    """
+    content = item[prompt_column] + f"\n\nSolve this problem using {lang}."
+    return [{"role": "user", "content": content}]
+
+
+def make_record(problem: dict, response: Any, lang: str) -> dict:
+    """Make a line of the output: the problem's fields, the response, and the program in it."""
+    text = response.choices[0].message.content or ""
+    return {**problem, "response": text, "program": extract_code_from_markdown(text, lang)}
 
 
 def content_key(row: dict) -> bytes:
@@ -240,30 +255,32 @@ def content_key(row: dict) -> bytes:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
-def parse_record(line: bytes) -> dict | None:
-    """The record on a line of an output file, or None where it holds none."""
-    with suppress(ValueError, RecursionError):
-        record = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
-        if isinstance(record, dict) and "response" in record:
-            return record
-    return None
+def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_samples: int):
+    """List the problems still to be asked, each as often as its answers are missing.
+
+    All first samples come before any second one.
+    """
+    left, todo = answered.copy(), []
+    for _ in range(num_samples):
+        for problem, key in zip(problems, keys, strict=False):
+            if left[key]:
+                left[key] -= 1
+            else:
+                todo.append(problem)
+    return todo
+
+
+# --- the output file and what stands beside it -------------------------------------------------
 
 
 class Output:
-    """The JSONL file that a run appends to, locked as long as it is open.
+    """The JSONL file that a run appends to, locked as long as it is open."""
 
-    A torn last line, as a crash or a full disk leaves, is cut off before the first append.
-    """
-
-    def __init__(self, path: str | Path, benchmark: str):
-        self.path, self.size = Path(path), 0
-        self.found: dict[bytes, int] = {}  # answers by their problem's key
-        self.benchmark_sha256 = ""
-        if self.path.exists() and Path(benchmark).exists() and self.path.samefile(benchmark):
-            raise CompletionsError(f"{path} is the benchmark itself; choose another --output-path")
+    def __init__(self, path: str | Path):
+        self.path, self.size = Path(path), 0  # size: of the whole records
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | O_BINARY), "r+b", 0)
+            self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
             if not self.path.is_file():
                 raise OSError("not a regular file")
         except OSError as error:
@@ -277,18 +294,24 @@ class Output:
     def __exit__(self, *exc):
         self.file.close()
 
-    def records(self) -> Iterator[tuple[int, dict]]:
-        """Yield the line number and record of each answer that the file holds."""
-        with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                record = parse_record(line)
-                if record is not None:
-                    yield number, record
-                elif not line.endswith(b"\n") and line.lstrip(b"\0")[:1] in (b"", b"{"):
-                    return  # torn: only a last line can lack its newline
-                elif line.strip():
-                    raise CompletionsError(f"{self.path}:{number}: not a record; mend or remove it")
+    def answered(self, keys: list[bytes]) -> Counter[bytes]:
+        """Count the records of each problem; raises CompletionsError at a line that is none."""
+        found = Counter(dict.fromkeys(keys, 0))
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if is_torn(line):
+                    break
+                if line.strip():
+                    place = f"{self.path}:{number}"
+                    record = parse_object(line, place)
+                    key = content_key(record)
+                    if key not in found or "response" not in record:
+                        raise CompletionsError(
+                            f"{place}: not a record of this benchmark; choose another --output-path"
+                        )
+                    found[key] += 1
                 self.size += len(line)
+        return found
 
     def cut_torn_line(self):
         """Leave the file at whole records only, ready for the next one."""
@@ -314,14 +337,20 @@ class Output:
             ) from None
 
     def write(self, line: bytes):
-        self.file.seek(self.size)
         rest = memoryview(line)
         while rest:
             rest = rest[self.file.write(rest) :]
         self.size += len(line)
 
 
-O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write "\r\n"
+def is_torn(line: bytes) -> bool:
+    """Whether a line is part of a record, or zeros, as a crash or a full disk leaves at the end."""
+    if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in (b"", b"{"):
+        return False
+    with suppress(ValueError):
+        json.loads(line)
+        return False
+    return True
 
 
 def lock(descriptor: int) -> bool:
@@ -343,25 +372,29 @@ def lock(descriptor: int) -> bool:
     return True
 
 
+TOTALS = (
+    *("requests", "prompt_tokens", "completion_tokens", "reasoning_tokens"),
+    *("cost", "truncated", "empty", "without_program"),
+)
+# Where the server is and how it is reached: a run may go on elsewhere with the same answers.
+WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
+
+
 class RunFile:
     """`<output-path>.run.json`: what made an output, with totals over all runs on it."""
 
-    def __init__(self, output: Output, settings: dict, benchmark: dict):
-        self.path, self.saved = Path(f"{output.path}.run.json"), 0.0
+    def __init__(self, output_path: str | Path, settings: dict, benchmark: dict):
+        self.path, self.saved = Path(f"{output_path}.run.json"), 0.0
+        self.totals: dict[str, Any] = dict.fromkeys(TOTALS, 0) | {"cost": None}
         self.content: dict[str, Any] = {
-            "settings": without_secrets(settings, settings["param"]),
+            "settings": settings,
             "benchmark": benchmark,
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("litellm", "datasets")},
             "started": now(),
             "finished": None,
-            "totals": dict.fromkeys(TOTALS, 0) | {"cost": None},
+            "totals": self.totals,
         }
-        self.resume(sum(output.found.values()))
-
-    @property
-    def totals(self) -> dict:
-        return self.content["totals"]
 
     def resume(self, answered: int):
         """Go on from the file of earlier runs; raise CompletionsError on other settings.
@@ -381,10 +414,12 @@ class RunFile:
                 f"{output} was begun with {' and '.join(changes)}; choose another --output-path"
             )
         if not changes:
-            kept = ("started", "totals", "records_of_unknown_settings")
+            self.totals.update(earlier["totals"])
+            kept = ("started", "records_of_unknown_settings")
             self.content |= {name: earlier[name] for name in kept if name in earlier}
 
     def read(self) -> dict | None:
+        """The content that earlier runs left, if there is any."""
         try:
             earlier = json.loads(self.path.read_text(encoding="utf-8"))
             if {"settings", "totals", "started"} <= earlier.keys():
@@ -415,18 +450,12 @@ class RunFile:
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
         except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
             raise CompletionsError(
                 f"cannot write to {self.path}: {error.strerror or error}"
             ) from None
         self.saved = time.monotonic()
-
-
-TOTALS = (
-    *("requests", "prompt_tokens", "completion_tokens", "reasoning_tokens"),
-    *("cost", "truncated", "empty", "without_program"),
-)
-# Where the server is and how it is reached: a run may go on elsewhere with the same answers.
-WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
 
 
 def differences(earlier: dict, later: dict) -> list[str]:
@@ -435,11 +464,10 @@ def differences(earlier: dict, later: dict) -> list[str]:
         settings | {k: v for k, v in settings["param"].items() if not WHEREABOUTS.match(k)}
         for settings in (earlier, later)
     )
-    names = [name for name in earlier | later if name != "param"]
     return [
         f"{name} {shown(earlier.get(name))}, not {shown(later.get(name))}"
-        for name in names
-        if earlier.get(name) != later.get(name)
+        for name in earlier | later
+        if name != "param" and earlier.get(name) != later.get(name)
     ]
 
 
@@ -451,76 +479,79 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def notify(line: str):
-    """Tell people something, above the progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+class Secrets:
+    """Keys that must not be shown or stored: those in the parameters and in the environment."""
 
+    name = re.compile(r"key|token(?!iz)|secret|passw|credential|authorization|cookie", re.I)
 
-# --- secrets -----------------------------------------------------------------------------------
+    def __init__(self, param: dict):
+        values = {value for name, value in os.environ.items() if self.name.search(name)}
+        values.update(self.within(param))
+        # A shorter one protects nothing, and would garble the message.
+        self.values = sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
 
-SECRET = re.compile(
-    r"(key|token|secret|password|credentials?|authorization|cookie)$", re.IGNORECASE
-)
+    def within(self, value: object, name: str = "") -> Iterator[str]:
+        """Yield the texts that stand under the name of a secret; of "Bearer KEY" also KEY."""
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from self.within(inner, name if self.name.search(name) else key)
+        elif isinstance(value, str) and self.name.search(name):
+            yield from (value, value.split(" ")[-1])
 
-
-def secret_values(value: object, name: str = "") -> Iterator[str]:
-    """Yield the texts within a parameter that stand under the name of a secret."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from secret_values(inner, name if SECRET.search(name) else key)
-    elif isinstance(value, str) and SECRET.search(name):
-        yield from (value, value.removeprefix("Bearer "))
-
-
-def mask(text: str, param: dict) -> str:
-    """Replace each secret that stands in a text: those of param and of the environment."""
-    values = set(secret_values(param))
-    values |= {v for k, v in os.environ.items() if re.search("KEY|TOKEN|SECRET|PASSW", k.upper())}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= 6:  # a shorter one protects nothing, and would garble the message
+    def mask(self, text: str) -> str:
+        for value in self.values:
             text = text.replace(value, "***")
-    return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@", r"\1***@", text)
+        return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@", r"\1***@", text)
+
+    def masked(self, value: Any, name: str = "") -> Any:
+        """A copy of a JSON value with secrets masked, by name and by value."""
+        if isinstance(value, dict):
+            return {key: self.masked(inner, key) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self.masked(inner, name) for inner in value]
+        if isinstance(value, str):
+            return "***" if self.name.search(name) else self.mask(value)
+        return value
 
 
-def without_secrets(value: Any, param: dict, name: str = "") -> Any:
-    """A copy of a JSON value with secrets masked, by name and by value."""
-    if isinstance(value, dict):
-        return {key: without_secrets(inner, param, key) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(inner, param, name) for inner in value]
-    if isinstance(value, str):
-        return "***" if SECRET.search(name) else mask(value, param)
-    return value
+# --- failures ----------------------------------------------------------------------------------
 
-
-# --- asking ------------------------------------------------------------------------------------
-
-# What ends a run at once, as a pattern of "status class text", and how to mend it.
-END_OF_RUN = (
+RUN, PROBLEM, PASSING = "the whole run", "one problem", "passing"
+# What a failure concerns and how to mend it, by the first pattern found in "status class: text".
+FAILURES = (
+    (PASSING, r"^(200|409) ", "the server's answers are broken: see its log"),
+    (PASSING, r"^408 |^\S+ Timeout", "raise --timeout, or lower --max-tokens"),
+    (PROBLEM, r"ContentPolicy", "the provider refuses this content"),
     (
+        RUN,
         r"^40[13] |missing (\w+ ){0,2}(credentials|api.?key)|api.?key.{0,9} not set"
         r"|unable to locate credentials",
         "check the provider's key (such as OPENAI_API_KEY) and what it may use",
     ),
     (
+        RUN,
+        # Gemini says "quota" of a rate limit too, and when to come again.
         r"^402 |insufficient_quota|exceeded your current quota(?!.*retry in)|credit balance",
         "the account's quota or credit is used up; add to it",
     ),
     (
+        RUN,
         r"^404 |LLM Provider NOT provided|invalid model name|not a valid model|model_not_found",
         "check --model (provider/name) and the server's address",
     ),
     (
+        RUN,
         r"^4\d\d .*(support|both|deprecated|only one).*(temperature|top_p)"
-        r"|^4\d\d .*(temperature|top_p).*(support|both|deprecated|only one)|UnsupportedParams",
+        r"|^4\d\d .*(temperature|top_p).*(support|both|deprecated|only one)",
         "try --temperature none --top-p none (some models want one of the two)",
     ),
-    (r"No module named|pip install", "install the package that it names"),
+    (RUN, r"UnsupportedParams|^400 .*unsupported parameter", "leave out the --param that it names"),
+    (RUN, r"No module named|pip install", "install the package that it names"),
+    (PASSING, r"^429 ", "ask for fewer at once: --batch-size, --concurrent-batches"),
+    (PASSING, r"^(5|\D)", "is the server up and its address right?"),
+    (PROBLEM, r"context.?(window|length)|too long", "it is too long for this model"),
+    (PROBLEM, r"", "see --model, --max-tokens and --param"),
 )
-
-
-# What litellm adds to a message; a response would be searched for words that it only quotes.
-ECHO = re.compile(r"Traceback \(most|,? (?:Received|Original) Response", re.IGNORECASE)
 
 
 class NoChoices(Exception):
@@ -532,18 +563,19 @@ class NoChoices(Exception):
 class Failure:
     """Why a request has no answer: `kind` for counting, `text` for reading, `repair` to mend it."""
 
-    def __init__(self, error: Exception, param: dict):
-        status = getattr(error, "status_code", None)
-        self.kind = f"{status} {type(error).__name__}" if status else type(error).__name__
-        text = mask(" ".join(ECHO.split(str(error))[0].split()), param)
-        text = re.sub(r"^((litellm\.)?\w*(Error|Exception|Timeout)( -|:) )+", "", text) or self.kind
+    # What litellm adds may quote anything, and must not decide what a failure concerns.
+    added = re.compile(r"Traceback \(most|,? (?:Received|Original) Response", re.I)
+    prefix = re.compile(r"^((litellm\.)?\w*(Error|Exception|Timeout)( -|:) )+")
+
+    def __init__(self, error: Exception, secrets: Secrets):
+        status = getattr(error, "status_code", None) or "no-status"
+        self.kind = f"{status} {type(error).__name__}".removeprefix("no-status ")
+        text = secrets.mask(" ".join(self.added.split(str(error))[0].split()))
+        text = self.prefix.sub("", text) or self.kind
         self.text = text if len(text) <= 300 else text[:300] + " ..."
-        signature = f"{status} {type(error).__name__} {text}"
-        refusal = status not in (200, 408, 409) and "ContentPolicy" not in self.kind
-        repairs = [r for p, r in END_OF_RUN if refusal and re.search(p, signature, re.IGNORECASE)]
-        self.repair = next(iter(repairs), None)
-        self.passing = not self.repair and (
-            not isinstance(status, int) or status in (200, 408, 409, 429) or status >= 500
+        signature = f"{status} {type(error).__name__}: {text}"
+        self.concerns, _, self.repair = next(
+            row for row in FAILURES if re.search(row[1], signature, re.I)
         )
         self.retry_after = retry_after(error)
 
@@ -565,7 +597,7 @@ def retry_after(error: Exception) -> float:
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
-    """Seconds before try number attempt + 1: about 1, 2, 4 ... 60, or what the server asks for.
+    """Seconds before the next try after attempt: about 1, 2, 4 ... 60, or what the server asks for.
 
     Jitter keeps clients that failed together from coming back together.
     """
@@ -574,144 +606,147 @@ def pause(attempt: int, failures: list[Failure]) -> float:
     return max(backoff, asked + random.random() / 4 if asked else 0)
 
 
+# --- asking ------------------------------------------------------------------------------------
+
+
+def ask(problems: list[dict], make_messages: Callable, request: dict, secrets: Secrets) -> list:
+    """Make one batch request; return a response or a Failure for each problem."""
+    import litellm
+
+    messages = [make_messages(problem) for problem in problems]
+    try:
+        outcomes = litellm.batch_completion(messages=messages, max_workers=len(messages), **request)
+    except Exception as error:  # vllm/ raises instead of returning exceptions
+        outcomes = [error] * len(problems)
+    return [
+        Failure(outcome, secrets)
+        if isinstance(outcome, Exception)
+        else outcome
+        if getattr(outcome, "choices", None)
+        else Failure(NoChoices("the response has no choices"), secrets)
+        for outcome in outcomes
+    ]
+
+
+@dataclass
+class Call:
+    """A batch request: its numbered problems, and what came of each, a response or a Failure."""
+
+    batch: list[tuple[int, dict]]
+    attempt: int = 1
+    outcomes: list = field(default_factory=list)  # of the attempt before, until it returns
+
+
 class Requests:
-    """Batch requests under way, each in a thread of its own, whose outcomes one thread hears of.
+    """Batch requests under way, each in a thread of its own, that the main thread hears of."""
 
-    An outcome is litellm's response or, where there is none, a Failure.
-    """
-
-    def __init__(self, make_messages, totals, *, concurrent_batches, max_retries, param, request):
-        self.make_messages, self.totals = make_messages, totals
-        self.param, self.request = param, request  # param for the secrets in it
-        self.concurrent_batches, self.max_retries = concurrent_batches, max_retries
-        self.events: SimpleQueue = SimpleQueue()  # its put() is safe in a signal handler
+    def __init__(self, ask: Callable[[list[dict]], list], totals: dict, max_retries: int):
+        self.ask, self.totals, self.max_retries = ask, totals, max_retries
+        self.returned: SimpleQueue[Call | None] = SimpleQueue()
         self.counting, self.ending = threading.Lock(), threading.Event()
+        self.first_ten: list[Failure | None] = []
         self.end: Failure | None = None  # what ends the whole run
-        self.first_ten: Counter | None = Counter()  # their failures by kind, until one succeeds
+        self.stop: Interrupted | None = None
         self.next_notice = 0.0
 
-    def outcomes(self, batches: Iterable[list[dict]]) -> Iterator[list[tuple[dict, Any]]]:
-        """Yield (problem, outcome) pairs as each call returns; then send the next batch.
+    def interrupt(self, stop: Interrupted):
+        """Have a signal wait its turn: called in its handler, where put() is safe."""
+        self.stop = stop
+        self.returned.put(None)
+
+    def outcomes(self, batches: Iterable[list[dict]], concurrent_batches: int) -> Iterator[tuple]:
+        """Yield (problem, response) pairs and Failures as calls return, then send the next ones.
 
         What failed for a passing reason is sent again, in the place of its batch. After a failure
         that ends the run nothing more is sent; what is under way is paid for, and awaited.
         """
         numbers = count()
-        numbered = ([(next(numbers), problem) for problem in batch] for batch in batches)
-        under_way = sum(self.start(batch) for batch in islice(numbered, self.concurrent_batches))
+        todo = (Call([(next(numbers), problem) for problem in batch]) for batch in batches)
+        sent = list(islice(todo, concurrent_batches))
+        under_way = len(sent)
         while under_way:
-            batch, attempt, outcomes = self.hear()
-            again: list[tuple] = []
-            done: list[tuple] = []
-            for item, outcome in zip(batch, outcomes, strict=True):
-                retry = isinstance(outcome, Failure) and outcome.passing
-                (again if retry and attempt <= self.max_retries else done).append((item, outcome))
-            self.judge(done)
-            if self.ending.is_set():
-                done, again = done + again, []
-            yield [(problem, outcome) for (_, problem), outcome in done]
-            under_way -= 1
-            if again:
-                batch, failures = zip(*again, strict=True)
-                under_way += self.start(batch, failures, attempt + 1)
-            elif not self.ending.is_set():
-                under_way += sum(self.start(batch) for batch in islice(numbered, 1))
-        if self.first_ten and len(self.first_ten) == 1 and not self.end:
-            self.end = self.last_failure
+            for call in sent:
+                self.start(call)
+            returned = self.wait()
+            answers, failures, again = self.sort(returned)
+            yield answers, failures
+            if self.stop:
+                raise self.stop
+            sent = again + list(islice(todo, 0 if self.end else len(returned) - len(again)))
+            under_way += len(sent) - len(returned)
+        self.end = self.end or self.alike()
 
-    def start(self, batch, failures=(), attempt: int = 1) -> int:
-        """Have a thread send a batch, after a pause if it failed before; return 1, for counting."""
-        delay = pause(attempt - 1, failures) if failures else 0
+    def start(self, call: Call):
+        """Have a thread send a batch, after a pause if it failed before."""
+        delay = pause(call.attempt - 1, call.outcomes) if call.outcomes else 0
         if delay >= 5 and time.monotonic() >= self.next_notice:
-            notify(f"waiting {delay:.0f} s before try {attempt}: {failures[0]}")
+            notify(f"waiting {delay:.0f} s before try {call.attempt}: {call.outcomes[0]}")
             self.next_notice = time.monotonic() + 30
-        args = (batch, failures, attempt, delay)
-        threading.Thread(target=self.send, args=args, daemon=True).start()
-        return 1
+        threading.Thread(target=self.send, args=(call, delay), daemon=True).start()
 
-    def send(self, batch, failures, attempt: int, delay: float):
-        """In a thread: wait, make one call, and pass on what came of it."""
-        outcomes = failures if self.ending.wait(delay) else self.call([item[1] for item in batch])
-        self.events.put((batch, attempt, outcomes))
+    def send(self, call: Call, delay: float):
+        if not self.ending.wait(delay):
+            with self.counting:
+                self.totals["requests"] += len(call.batch)
+            call.outcomes = self.ask([problem for _, problem in call.batch])
+        self.returned.put(call)
 
-    def call(self, problems: list[dict]) -> list:
-        import litellm
+    def wait(self) -> list[Call]:
+        """Wait for calls to return, and take all that have; none if a signal came first."""
+        heard: list = []
+        while not heard or not self.returned.empty():
+            with suppress(Empty):  # on Windows an endless wait would hear no Ctrl-C
+                heard.append(self.returned.get(timeout=1))
+        return [call for call in heard if call]
 
-        with self.counting:
-            self.totals["requests"] += len(problems)
-        messages = [self.make_messages(problem) for problem in problems]
-        try:
-            responses = litellm.batch_completion(
-                messages=messages, max_workers=len(messages), **self.request
-            )
-        except Exception as error:  # vllm/ raises instead of returning exceptions
-            responses = [error] * len(problems)
-        return [self.checked(response) for response in responses]
+    def sort(self, returned: list[Call]) -> tuple[list, list[Failure], list[Call]]:
+        """Tell answers, failures, and calls that are to be made again."""
+        answers, failures, again = [], [], []
+        for call in returned:
+            passing = []
+            for (number, problem), outcome in zip(call.batch, call.outcomes, strict=True):
+                if self.may_try_again(call, outcome):
+                    passing.append(((number, problem), outcome))
+                    continue
+                self.judge(number, outcome)
+                if isinstance(outcome, Failure):
+                    failures.append(outcome)
+                else:
+                    answers.append((problem, outcome))
+            if passing:
+                batch, causes = map(list, zip(*passing, strict=True))
+                again.append(Call(batch, call.attempt + 1, causes))
+        return answers, failures, again
 
-    def checked(self, response: object) -> object:
-        if not isinstance(response, Exception) and getattr(response, "choices", None):
-            return response
-        if not isinstance(response, Exception):
-            response = NoChoices("the response has no choices")
-        return Failure(response, self.param)
+    def may_try_again(self, call: Call, outcome: Any) -> bool:
+        passing = isinstance(outcome, Failure) and outcome.concerns == PASSING
+        return passing and call.attempt <= self.max_retries and not self.ending.is_set()
 
-    def hear(self) -> tuple:
-        """Wait for the next call to return; raise Interrupted if a signal came before it."""
-        while True:
-            with suppress(Empty):
-                event = self.events.get(timeout=1)  # Windows hears no Ctrl-C in an endless wait
-                if isinstance(event, Interrupted):
-                    raise event
-                return event
-
-    def judge(self, done: list[tuple]):
+    def judge(self, number: int, outcome: Any):
         """Note what ends the run: a failure of that kind, or the first ten all failing alike."""
-        for (number, _), outcome in done:
-            if not isinstance(outcome, Failure):
-                self.first_ten = None
-                continue
-            self.last_failure = outcome
-            if self.first_ten is not None and number < 10:
-                self.first_ten[outcome.kind] += 1
-            if outcome.repair or (self.first_ten and self.first_ten[outcome.kind] == 10):
-                self.end = self.end or outcome
+        failure = outcome if isinstance(outcome, Failure) else None
+        if number < 10:
+            self.first_ten.append(failure)
+        if failure and failure.concerns == RUN:
+            self.end = self.end or failure
+        elif number < 10 and len(self.first_ten) == 10:
+            self.end = self.end or self.alike()
         if self.end:
             self.ending.set()
 
-
-@contextmanager
-def signals_to(events: SimpleQueue) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM wait their turn among the events; a second one ends at once."""
-
-    def leave(number, frame):
-        os._exit(128 + number)
-
-    def pass_on(number, frame):
-        for signal_number in STOPS:
-            signal.signal(signal_number, leave)
-        events.put(Interrupted(number))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [(number, signal.signal(number, pass_on)) for number in STOPS]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+    def alike(self) -> Failure | None:
+        """The failure that all of the first ten requests met, if it is one and the same."""
+        kinds = {failure and failure.kind for failure in self.first_ten}
+        return self.first_ten[0] if len(kinds) == 1 else None
 
 
 def prepare_litellm():
     """Import litellm with no word of its own, no request for prices, and connections kept open."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    warnings.simplefilter("ignore")
     import httpx
     import litellm
 
     litellm.suppress_debug_info = True
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     # By default httpx keeps 20 connections alive and opens at most 100: with more requests in
     # flight nearly each opens a new one. litellm's clients for all providers share this default.
     limits = inspect.signature(httpx.Client).parameters["limits"].default
@@ -726,34 +761,34 @@ class Report:
 
     def __init__(self, wanted: int, answered: int, totals: dict):
         self.wanted, self.answered, self.totals = wanted, answered, totals
-        self.failures: dict[str, list[Failure]] = {}
+        self.failed: Counter[str] = Counter()
+        self.examples: dict[str, Failure] = {}
         self.began = time.monotonic()
-        self.latencies: list[float] = []
+        self.busy = self.longest = 0.0  # seconds that requests took: all together, and the longest
         # In a log file, a line a minute.
-        log = {"mininterval": 60, "maxinterval": 60, "bar_format": "{l_bar}{r_bar}\n"}
+        line = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+        log = {"mininterval": 60, "maxinterval": 60, "bar_format": line}
         self.bar = tqdm(
             total=wanted, initial=answered, unit="answer", **({} if sys.stderr.isatty() else log)
         )
 
-    def count(self, outcomes: list[tuple[dict, Any]], records: list[dict | None]):
-        for (_, outcome), record in zip(outcomes, records, strict=True):
-            if record is None:
-                self.failures.setdefault(outcome.kind, []).append(outcome)
-            else:
-                self.count_answer(outcome, record)
-                self.bar.update()
-        failed = sum(map(len, self.failures.values()))
+    def count(self, answers: list[tuple], records: list[dict], failures: list[Failure]):
+        for (_, response), record in zip(answers, records, strict=True):
+            self.count_answer(response, record)
+        for failure in failures:
+            self.failed[failure.kind] += 1
+            self.examples.setdefault(failure.kind, failure)
         tokens = self.totals["prompt_tokens"] + self.totals["completion_tokens"]
-        cost = "" if self.totals["cost"] is None else f", ${self.totals['cost']:.4f}"
         self.bar.set_postfix_str(
-            f"{failed} failed, {self.totals['truncated']} cut off, {tokens:,} tokens{cost}",
+            f"{self.failed.total()} failed, {self.totals['truncated']} cut off, {tokens:,} tokens, "
+            f"{self.cost()}",
             refresh=False,
         )
+        self.bar.update(len(records))
 
-    def count_answer(self, response, record: dict):
+    def count_answer(self, response: Any, record: dict):
         usage = getattr(response, "usage", None)
         details = getattr(usage, "completion_tokens_details", None)
-        cost = getattr(response, "_hidden_params", {}).get("response_cost")
         counts = {
             "prompt_tokens": getattr(usage, "prompt_tokens", None),
             "completion_tokens": getattr(usage, "completion_tokens", None),
@@ -764,40 +799,42 @@ class Report:
         }
         for name, value in counts.items():
             self.totals[name] += int(value or 0)
+        cost = getattr(response, "_hidden_params", {}).get("response_cost")
         if cost is not None:
             self.totals["cost"] = (self.totals["cost"] or 0) + cost
-        self.latencies.append((getattr(response, "_response_ms", None) or 0) / 1000)
+        seconds = (getattr(response, "_response_ms", None) or 0) / 1000
+        self.busy, self.longest = self.busy + seconds, max(self.longest, seconds)
         self.answered += 1
+
+    def cost(self) -> str:
+        cost = self.totals["cost"]
+        return "cost unknown" if cost is None else f"${cost:.4f}"
 
     def stopped(self, end: Failure) -> str:
         """One line on what ended the run, and how to mend it."""
-        repair = end.repair or (
-            "all requests fail so: is the server up and its address right?"
-            if end.passing
-            else "all requests are refused so: see --model, --max-tokens and --param"
-        )
-        return f"{end}; {repair} ({self.answered} of {self.wanted} answered)"
+        alike = "" if end.concerns == RUN else "all requests fail alike: "
+        return f"{alike}{end}; {end.repair} ({self.answered} of {self.wanted} answered)"
 
     def summary(self, concurrency: int):
         """Print what was answered and what not, what the answers are like, and what they cost."""
         totals, elapsed = self.totals, time.monotonic() - self.began
-        cost = "unknown" if totals["cost"] is None else f"${totals['cost']:.4f}"
         notify(
             f"{self.answered} of {self.wanted} answered in {elapsed:.0f} s; of the answers "
             f"{totals['truncated']} cut off at --max-tokens, {totals['empty']} empty, "
             f"{totals['without_program']} without a program\n"
             f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
-            f"({totals['reasoning_tokens']:,} for reasoning), cost {cost}"
+            f"({totals['reasoning_tokens']:,} for reasoning), {self.cost()}"
         )
-        for kind, failures in self.failures.items():
-            notify(f"{len(failures)} failed: {kind}, such as: {failures[0].text}")
+        for kind, number in self.failed.items():
+            example = self.examples[kind]
+            notify(f"{number} failed: {kind}, such as: {example.text}; {example.repair}")
         if missing := self.wanted - self.answered:
             notify(
-                f"{missing} of {self.wanted} problems have no answer; "
+                f"{missing} of {self.wanted} have no answer; "
                 "run the same command again to retry them"
             )
-        ideal = max(sum(self.latencies) / concurrency, *self.latencies, 0, 0)
-        if elapsed > 60 and ideal < 0.6 * elapsed:
+        ideal = max(self.busy / concurrency, self.longest)
+        if elapsed > 60 and 0 < ideal < 0.6 * elapsed:
             notify(
                 f"the model was kept busy {ideal / elapsed:.0%} of what {concurrency} requests at "
                 f"once could; --batch-size 1 --concurrent-batches {concurrency} does not wait for "
@@ -806,33 +843,6 @@ class Report:
 
 
 # --- the program -------------------------------------------------------------------------------
-
-
-def unanswered(problems: list[dict], output: Output, num_samples: int, limit: int | None) -> list:
-    """List the problems still to be asked, each as often as its answers are missing.
-
-    All first samples come before any second one. Raises CompletionsError on a record of another
-    benchmark.
-    """
-    keys = [content_key(problem) for problem in problems]
-    output.found = dict.fromkeys(keys, 0)
-    output.benchmark_sha256 = hashlib.sha256(b"".join(keys)).hexdigest()
-    for number, record in output.records():
-        key = content_key(record)
-        if key not in output.found:
-            raise CompletionsError(
-                f"{output.path}:{number}: not a record of this benchmark; "
-                "choose another --output-path"
-            )
-        output.found[key] += 1
-    left, todo = dict(output.found), []
-    for _ in range(num_samples):
-        for problem, key in zip(problems[:limit], keys, strict=False):
-            if left[key]:
-                left[key] -= 1
-            else:
-                todo.append(problem)
-    return todo
 
 
 def main_with_args(
@@ -861,56 +871,55 @@ def main_with_args(
     Raises CompletionsError where the run cannot begin or go on, and Interrupted on Ctrl-C or
     SIGTERM; every answered batch is on disk then.
     """
-    sampling: dict[str, Any] = {
+    param = param or {}
+    secrets = Secrets(param)
+    sampling = {
+        "model": model,
         "temperature": temperature,
         "max_tokens": max_tokens,
         "top_p": top_p,
     }
-    param = param or {}
-    settings = {"model": model, "lang": lang, **sampling}
-    settings |= {"prompt_column": prompt_column, "param": param}
+    settings = {**sampling, "lang": lang, "prompt_column": prompt_column, "param": param}
+    request = {**sampling, "timeout": timeout, "max_retries": 0, **param}
     problems = load_benchmark(benchmark, config=config, split=split, prompt_column=prompt_column)
-    with Output(output_path, benchmark) as output:
-        todo = unanswered(problems, output, num_samples, limit)
-        source = {"name": benchmark, "config": config, "split": split, "problems": len(problems)}
-        run = RunFile(output, settings, source | {"sha256": output.benchmark_sha256})
+    keys = [content_key(problem) for problem in problems]
+    source = {"name": benchmark, "config": config, "split": split, "problems": len(problems)}
+    source["sha256"] = hashlib.sha256(b"".join(keys)).hexdigest()
+    with Output(output_path) as output:
+        answered = output.answered(keys)
+        run_file = RunFile(output_path, secrets.masked(settings), source)
+        run_file.resume(answered.total())
         output.cut_torn_line()
+        todo = unanswered(problems[:limit], keys, answered, num_samples)
         wanted = len(problems[:limit]) * num_samples
         if not todo:
             notify(f"all {wanted} answers are in {output_path} already")
             return 0
-        run.save()
+        run_file.save()
         prepare_litellm()
+        report = Report(wanted, wanted - len(todo), run_file.totals)
+        make_messages = partial(make_prompt, lang=lang, prompt_column=prompt_column)
         requests = Requests(
-            lambda problem: make_prompt(problem, lang, prompt_column),
-            run.totals,
-            concurrent_batches=concurrent_batches,
-            max_retries=max_retries,
-            param=param,
-            request={"model": model, **sampling, "timeout": timeout, "max_retries": 0, **param},
+            partial(ask, make_messages=make_messages, request=request, secrets=secrets),
+            run_file.totals,
+            max_retries,
         )
-        report = Report(wanted, wanted - len(todo), run.totals)
         try:
-            with report.bar, signals_to(requests.events):
-                for outcomes in requests.outcomes(batches(todo, batch_size, progress=False)):
-                    records = [make_record(problem, outcome, lang) for problem, outcome in outcomes]
-                    output.append([record for record in records if record])
-                    report.count(outcomes, records)
-                    run.save(at_most_once_a_second=True)
+            with report.bar, on_stop(requests.interrupt):
+                todo = batches(todo, batch_size, progress=False)
+                for answers, failures in requests.outcomes(todo, concurrent_batches):
+                    records = [
+                        make_record(problem, response, lang) for problem, response in answers
+                    ]
+                    output.append(records)
+                    report.count(answers, records, failures)
+                    run_file.save(at_most_once_a_second=True)
         finally:
-            run.finish(complete=report.answered == wanted)
+            run_file.finish(complete=report.answered == wanted)
         if requests.end:
             raise CompletionsError(report.stopped(requests.end))
         report.summary(batch_size * concurrent_batches)
         return wanted - report.answered
-
-
-def make_record(problem: dict, outcome: Any, lang: str) -> dict | None:
-    """The line of the output for a problem: its fields, the response, and the program in it."""
-    if isinstance(outcome, Failure):
-        return None
-    response = outcome.choices[0].message.content or ""
-    return {**problem, "response": response, "program": extract_code_from_markdown(response, lang)}
 
 
 # --- the command line --------------------------------------------------------------------------
@@ -938,44 +947,25 @@ examples:
 exit codes: 0 every problem answered, 1 some unanswered or the run could not go on,
 2 usage, 130 Ctrl-C, 143 SIGTERM"""
 
-RESERVED = {
-    "n": "use --num-samples",
-    "stream": "answers are taken whole",
-    "messages": "they are made from the benchmark",
-    **dict.fromkeys(
-        ("model", "temperature", "max_tokens", "top_p", "timeout", "max_retries"),
-        "it has an option of its own",
-    ),
-    **dict.fromkeys(
-        ("num_retries", "request_timeout", "max_workers"), "see --max-retries, --timeout"
-    ),
-}
+RESERVED = (
+    *("model", "messages", "temperature", "max_tokens", "top_p", "timeout", "request_timeout"),
+    *("max_retries", "num_retries", "max_workers", "n", "stream"),
+)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
+def number(kind: Callable, least: float, most: float = math.inf, *, or_none: bool = False):
+    """Make a type for argparse: an int or a finite float within two bounds."""
 
-    return integer
-
-
-def number_or_none(least: float, most: float) -> Callable[[str], float | None]:
-    def number(text: str) -> float | None:
-        return None if text.lower() == "none" else number_within(least, most)(text)
-
-    return number
-
-
-def number_within(least: float, most: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
+    def parse(text: str) -> Any:
+        if or_none and text.lower() == "none":
+            return None
+        value = kind(text)
         if not (least <= value <= most and math.isfinite(value)):
             raise argparse.ArgumentTypeError(f"{text} is not within {least:g} and {most:g}")
         return value
 
-    return number
+    parse.__name__ = "whole number" if kind is int else "number"
+    return parse
 
 
 def key_value(text: str) -> tuple[str, object]:
@@ -984,7 +974,7 @@ def key_value(text: str) -> tuple[str, object]:
     if not (equals and key.isidentifier()):
         raise argparse.ArgumentTypeError(f"{text.split('=')[0]!r} is not of the form KEY=VALUE")
     if key in RESERVED:
-        raise argparse.ArgumentTypeError(f"{key} cannot be passed on: {RESERVED[key]}")
+        raise argparse.ArgumentTypeError(f"{key} cannot be passed on: see the options for it")
     with suppress(ValueError):
         value = json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
     return key, value
@@ -998,73 +988,67 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    what = parser.add_argument_group("what to run")
-    what.add_argument(
-        "--model", required=True, help="LiteLLM's name of the model, with its provider"
-    )
-    what.add_argument(
+    option = parser.add_argument_group("what to run").add_argument
+    option("--model", required=True, help="LiteLLM's name of the model, with its provider")
+    option(
         "--benchmark",
         required=True,
         help="a JSONL file (.gz .bz2 .xz .zst too), a dataset of the Hugging Face Hub, or a folder",
     )
-    what.add_argument(
-        "--lang", required=True, help='language to solve in: free text for the prompt, as "C#"'
-    )
-    what.add_argument(
+    option("--lang", required=True, help='language to solve in: free text for the prompt, as "C#"')
+    option(
         "--output-path",
         required=True,
         metavar="FILE",
         help="JSONL file to append to; FILE.run.json beside it says what made it",
     )
-    what.add_argument(
+    option(
         "--num-samples",
-        type=at_least(1),
+        type=number(int, 1),
         default=1,
         metavar="N",
         help="answers to each problem, one record each (default: %(default)s)",
     )
-    what.add_argument(
-        "--limit", type=at_least(1), metavar="N", help="only the first N problems (default: all)"
-    )
-    where = parser.add_argument_group("where a benchmark differs")
-    where.add_argument(
-        "--config", metavar="NAME", help="configuration of a dataset (default: none)"
-    )
-    where.add_argument(
+    option("--limit", type=number(int, 1), metavar="N", help="only the first N problems")
+
+    option = parser.add_argument_group("where a benchmark differs").add_argument
+    option("--config", metavar="NAME", help="configuration of a dataset (default: none)")
+    option(
         "--split",
         default="test",
         metavar="NAME",
         help="split of a dataset, also a slice such as test[:20] (default: %(default)s)",
     )
-    where.add_argument(
+    option(
         "--prompt-column",
         default="prompt",
         metavar="NAME",
         help="field that holds the prompt (default: %(default)s)",
     )
-    how = parser.add_argument_group("how to sample: these change scores")
-    how.add_argument(
+
+    option = parser.add_argument_group("how to sample: these change scores").add_argument
+    option(
         "--temperature",
-        type=number_or_none(0, math.inf),
+        type=number(float, 0, or_none=True),
         default=0.2,
         metavar="T",
         help="a number, at least 0, or none: not sent (default: %(default)s)",
     )
-    how.add_argument(
+    option(
         "--top-p",
-        type=number_or_none(0, 1),
+        type=number(float, 0, 1, or_none=True),
         default=0.95,
         metavar="P",
         help="a number within 0 and 1, or none: not sent (default: %(default)s)",
     )
-    how.add_argument(
+    option(
         "--max-tokens",
-        type=at_least(1),
+        type=number(int, 1),
         default=5000,
         metavar="N",
         help="tokens of one response, reasoning included (default: %(default)s)",
     )
-    how.add_argument(
+    option(
         "--param",
         type=key_value,
         action="append",
@@ -1073,36 +1057,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, "
         "reasoning_effort, extra_body ...",
     )
-    pace = parser.add_argument_group("pace and patience")
-    pace.add_argument(
+
+    option = parser.add_argument_group("pace and patience").add_argument
+    option(
         "--batch-size",
-        type=at_least(1),
+        type=number(int, 1),
         default=10,
         metavar="N",
         help="problems in one batch request (default: %(default)s)",
     )
-    pace.add_argument(
+    option(
         "--concurrent-batches",
-        type=at_least(1),
+        type=number(int, 1),
         default=1,
         metavar="K",
         help="batch requests under way at once; --batch-size 1 with K=64 keeps 64 requests in "
         "flight with no waiting for the slowest of a batch (default: %(default)s)",
     )
-    pace.add_argument(
+    option(
         "--timeout",
-        type=number_within(0.001, 10**7),
+        type=number(float, 0.001, 1e7),
         default=600,
         metavar="SECONDS",
         help="for one request (default: %(default)s)",
     )
-    pace.add_argument(
+    option(
         "--max-retries",
-        type=at_least(0),
+        type=number(int, 0),
         default=5,
         metavar="N",
         help="for a request that failed for a passing reason (default: %(default)s)",
     )
+
     args = parser.parse_args(argv)
     args.param = dict(args.param)
     if args.model.startswith("vllm/") and args.concurrent_batches > 1:
@@ -1116,21 +1102,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     args = parse_args(argv)
-    before = [(number, signal.signal(number, interrupt)) for number in STOPS]
+    secrets = Secrets(args.param)
+    logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
+    warnings.simplefilter("ignore")
     try:
-        return 1 if main_with_args(**vars(args)) else 0
+        with on_stop(Interrupted.throw):
+            return 1 if main_with_args(**vars(args)) else 0
     except CompletionsError as error:
-        notify(f"completions.py: {mask(str(error), args.param)}")
-        return 1
+        notify(f"completions.py: {secrets.mask(str(error))}")
     except Interrupted as stop:
-        notify(f"completions.py: {stop}")
-        return 128 + stop.number
+        name = signal.Signals(stop.args[0]).name.replace("SIGINT", "Ctrl-C")
+        notify(f"completions.py: stopped by {name}; run the same command again to go on")
+        return 128 + stop.args[0]
     except Exception:
-        notify(mask(traceback.format_exc(), args.param))
-        return 1
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        notify(secrets.mask(traceback.format_exc()))
+    return 1
 
 
 if __name__ == "__main__":

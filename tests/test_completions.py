@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, read_jsonl, run_file, write_problems
 from fake_llm import ANSWER, PROGRAM, Reply
 
-from completions import batches, main, main_with_args
+from completions import TOTALS, Failure, Report, Secrets, batches, main, main_with_args, pause
 
 
 def all_prompts(server) -> Counter:
@@ -148,7 +148,7 @@ def test_a_failed_item_leaves_no_record_and_does_not_cost_its_batch(server, comm
     assert all_prompts(server)["Problem 1."] == 3
     told = capsys.readouterr().err
     assert "1 failed: 500 InternalServerError" in told
-    assert "1 of 3 problems have no answer; run the same command again to retry them" in told
+    assert "1 of 3 have no answer; run the same command again to retry them" in told
     assert run_file()["finished"] is None
     server.replies = lambda request: Reply()
     assert main(command()) == 0
@@ -218,10 +218,17 @@ def test_a_failure_of_the_whole_run_stops_it_after_the_batch(
         ("nonsense", "check --model"),
         ("nonsense/gpt", "check --model"),
         ("openai/gpt-5", "--temperature none --top-p none"),
+        ("openai/gpt-4.1-nano", "check the provider's key"),
+        ("azure/gpt-4.1", "check the provider's key"),
+        ("anthropic/claude-3-haiku", "check the provider's key"),
         ("gemini/gemini-2.5-flash", "check the provider's key"),
+        ("fireworks_ai/any", "check the provider's key"),
+        ("vllm/any", "install the package"),
     ],
 )
-def test_a_model_that_cannot_be_asked_so_stops_the_run(command, capsys, model, repair):
+def test_a_model_that_cannot_be_asked_so_stops_the_run(command, capsys, model, repair, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("AZURE_API_BASE", "http://127.0.0.1:9")
     write_problems(30)
     assert main([*command()[2:-2], "--model", model]) == 1
     told = capsys.readouterr()
@@ -229,12 +236,19 @@ def test_a_model_that_cannot_be_asked_so_stops_the_run(command, capsys, model, r
     assert "Traceback" not in told.err and told.out == ""
 
 
+def test_a_server_that_is_down_is_told_after_the_retries(command, quick, capsys):
+    write_problems(3)
+    assert main(command("--param", "api_base=http://127.0.0.1:9/v1", "--max-retries", 1)) == 1
+    told = capsys.readouterr().err.strip().split("\n")[-1]
+    assert "all requests fail alike" in told and "is the server up and its address right?" in told
+
+
 def test_ten_requests_refused_alike_stop_the_run(server, command, capsys):
     server.replies = lambda request: Reply(status=400, error=f"Bad thing in {request.prompt}")
     write_problems(100)
     assert main(command("--batch-size", 4)) == 1
     assert len(server.requests) == 12
-    assert "all requests are refused so" in capsys.readouterr().err
+    assert "all requests fail alike: 400 BadRequestError" in capsys.readouterr().err
 
 
 def test_refusals_of_single_problems_do_not_stop_the_run(server, command, capsys):
@@ -254,6 +268,26 @@ def test_no_key_is_shown_or_stored_even_when_the_server_echoes_it(server, comman
     everything = capsys.readouterr().err + Path("out.jsonl.run.json").read_text()
     assert "***" in everything
     assert "sk-in-param-987654321" not in everything and "sk-local-0123456789" not in everything
+
+
+def test_every_secret_is_masked_by_name_or_by_value(monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "tok-in-environment")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
+    secrets = Secrets({"extra_headers": {"Authorization": "Basic dXNlcjpwYXNz", "X-Title": "mine"}})
+    told = secrets.mask("tok-in-environment, dXNlcjpwYXNz, http://me:hunter2@host/, mine, parallel")
+    assert told == "***, ***, http://me:***@host/, mine, parallel"
+    settings = {"param": {"api_key": "x", "seed": 1, "stop": ["tok-in-environment"]}}
+    assert secrets.masked(settings) == {"param": {"api_key": "***", "seed": 1, "stop": ["***"]}}
+
+
+@pytest.mark.parametrize("attempt", range(1, 12))
+def test_pauses_grow_to_a_minute_and_never_undercut_retry_after(attempt):
+    answer = Failure(ConnectionError("reset"), Secrets({}))
+    longest = min(60, 2 ** (attempt - 1))
+    pauses = [pause(attempt, [answer]) for _ in range(100)]
+    assert longest / 2 <= min(pauses) < max(pauses) <= longest
+    answer.retry_after = 100
+    assert 100 <= pause(attempt, [answer]) <= 100.25
 
 
 # --- resuming ---
@@ -308,9 +342,10 @@ def test_a_whole_last_record_without_its_newline_is_kept(server, command):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ('{"torn": \n{"prompt": "Problem 0."}\n', "out.jsonl:1: not a record"),
+        ('{"torn": \n{"prompt": "Problem 0."}\n', "out.jsonl:1: not valid JSON"),
         ('{"prompt": "Other.", "response": "", "program": null}\n', "not a record of this benchm"),
-        ("my notes", "out.jsonl:1: not a record"),
+        ("my notes", "out.jsonl:1: not valid JSON"),
+        ('{"prompt": "Problem 0."}', "out.jsonl:1: not a record of this benchmark"),
     ],
 )
 def test_an_output_that_is_not_of_this_run_is_left_alone(server, command, capsys, content, told):
@@ -322,9 +357,10 @@ def test_an_output_that_is_not_of_this_run_is_left_alone(server, command, capsys
 
 
 def test_the_benchmark_itself_is_refused_as_output(server, command, capsys):
-    write_problems(2)
+    Path("problems.jsonl").write_text('{"prompt": "no newline"}')
     assert main(command("--output-path", "problems.jsonl")) == 1
-    assert "is the benchmark itself" in capsys.readouterr().err
+    assert "problems.jsonl:1: not a record of this benchmark" in capsys.readouterr().err
+    assert Path("problems.jsonl").read_text() == '{"prompt": "no newline"}' and not server.requests
 
 
 def test_other_settings_are_refused_in_words(server, command, capsys):
@@ -472,6 +508,48 @@ def test_connections_are_reused(server, command, model, monkeypatch):
     options = ("--batch-size", 1, "--concurrent-batches", 40, "--param", address)
     assert main(command("--model", model, *options)) == 0
     assert len(server.connections) <= 80
+
+
+def report(elapsed: float, busy: float, longest: float) -> Report:
+    report = Report(100, 100, dict.fromkeys(TOTALS, 0))
+    report.bar.close()
+    report.began, report.busy, report.longest = time.monotonic() - elapsed, busy, longest
+    return report
+
+
+def test_a_long_run_that_kept_the_model_waiting_says_what_changes_it(capsys):
+    report(elapsed=100, busy=300, longest=9).summary(concurrency=10)
+    told = capsys.readouterr().err.strip().split("\n")[-1]
+    assert "kept busy 30% of what 10 requests" in told
+    assert "--batch-size 1 --concurrent-batches 10" in told
+
+
+@pytest.mark.parametrize(("elapsed", "busy", "longest"), [(100, 700, 9), (50, 100, 9), (100, 0, 0)])
+def test_a_short_or_busy_run_says_nothing_of_it(capsys, elapsed, busy, longest):
+    report(elapsed, busy, longest).summary(concurrency=10)
+    assert "kept busy" not in capsys.readouterr().err
+
+
+def test_the_latencies_that_this_rests_on_are_those_of_the_requests(server, command, monkeypatch):
+    reports = []
+    monkeypatch.setattr(Report, "summary", lambda self, concurrency: reports.append(self))
+    server.replies = lambda request: Reply(seconds=0.3)
+    write_problems(4)
+    assert main(command("--batch-size", 2)) == 0
+    assert 1.2 <= reports[0].busy < 3 and 0.3 <= reports[0].longest < 1
+
+
+def test_a_log_file_gets_few_lines_and_a_known_price(server, command, capsys):
+    import litellm
+
+    write_problems(100)
+    assert main(command("--model", "openai/gpt-4.1-nano", "--batch-size", 2)) == 0
+    told = capsys.readouterr().err
+    assert "100/100" in told and "0 failed, 0 cut off, 3,000 tokens, $0." in told
+    assert told.count("\n") < 10
+    price = litellm.model_cost["gpt-4.1-nano"]
+    cost = 10 * price["input_cost_per_token"] + 20 * price["output_cost_per_token"]
+    assert run_file()["totals"]["cost"] == pytest.approx(100 * cost)
 
 
 # --- usage ---
