@@ -69,7 +69,7 @@ def on_stop(handle: Callable[[Interrupted], None]) -> Iterator[None]:
 
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:
@@ -584,16 +584,17 @@ class Failure:
 
 
 def retry_after(error: Exception) -> float:
-    """Seconds the server asks to wait in Retry-After (a number or a date), or 0."""
+    """Seconds the server asks to wait in Retry-After (a number or a date), a day at most, or 0."""
     headers = getattr(error, "litellm_response_headers", None)
     if headers is None:
         headers = getattr(getattr(error, "response", None), "headers", None)
     value = (headers or {}).get("retry-after") or "0"
+    seconds = 0.0
     with suppress(ValueError):
-        return max(0.0, float(value))
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
     with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    return 0.0
+        seconds = float(value)
+    return min(max(0.0, seconds), 86_400)
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
@@ -618,14 +619,16 @@ def ask(problems: list[dict], make_messages: Callable, request: dict, secrets: S
         outcomes = litellm.batch_completion(messages=messages, max_workers=len(messages), **request)
     except Exception as error:  # vllm/ raises instead of returning exceptions
         outcomes = [error] * len(problems)
-    return [
-        Failure(outcome, secrets)
-        if isinstance(outcome, Exception)
-        else outcome
-        if getattr(outcome, "choices", None)
-        else Failure(NoChoices("the response has no choices"), secrets)
-        for outcome in outcomes
-    ]
+    return [checked(outcome, secrets) for outcome in outcomes]
+
+
+def checked(outcome: Any, secrets: Secrets) -> Any:
+    """The response as it is, or a Failure where there is none to use."""
+    if isinstance(outcome, Exception):
+        return Failure(outcome, secrets)
+    if getattr(outcome, "choices", None):
+        return outcome
+    return Failure(NoChoices("the response has no choices"), secrets)
 
 
 @dataclass

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, read_jsonl, run_file, write_problems
@@ -477,6 +480,23 @@ def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
     assert sorted(row["task_id"] for row in read_jsonl()) == list(range(30))
 
 
+def test_windows_has_a_lock_of_its_own(server, command, capsys, monkeypatch):
+    taken = []
+
+    def locking(descriptor, mode, count):
+        if taken:
+            raise PermissionError
+        taken.append(os.lseek(descriptor, 0, os.SEEK_CUR))
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as if it could not be imported
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    write_problems(2)
+    assert main(command()) == 0
+    assert len(read_jsonl()) == 2 and taken[0] > Path("out.jsonl").stat().st_size
+    assert main(command()) == 1
+    assert "in use by another run" in capsys.readouterr().err
+
+
 # --- many batches at once ---
 
 
@@ -595,6 +615,25 @@ def test_help_is_quick_and_the_readme_shows_it(monkeypatch, capsys):
     assert stop.value.code == 0
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"```\n{capsys.readouterr().out}```" in readme
+
+
+def test_the_readmes_pass_at_k_is_right(capsys):
+    executed = [
+        {"task_id": task, "passed": n < good}
+        for task, good in (("a", 2), ("b", 0))
+        for n in range(4)
+    ]
+    Path("executed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in executed))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (snippet,) = (
+        code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "comb" in code
+    )
+    for k in (1, 2):
+        exec(snippet.replace("passed, 1", f"passed, {k}"), {})
+    assert [float(line) for line in capsys.readouterr().out.split()] == [
+        0.25,
+        pytest.approx(5 / 12),
+    ]
 
 
 def test_help_and_usage_errors_import_nothing_heavy(start):
