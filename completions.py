@@ -72,7 +72,7 @@ def notify(line: str):
     (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -157,39 +157,58 @@ def parse_object(line: bytes, place: str) -> dict:
 
 def load_dataset(name: str, config: str | None, split: str) -> list[dict]:
     """Load a dataset of the Hugging Face Hub, or of a folder; a passing failure is tried again."""
-    datasets = prepare_datasets()
+    datasets = prepare_datasets(local=os.path.isdir(name))
     for attempt in (1, 2):
         try:
             return datasets.load_dataset(name, config, split=split).to_list()
         except Exception as error:  # its errors share no class
             status = getattr(getattr(error, "response", None), "status_code", None)
             if attempt == 2 or (status or 0) < 500:
-                raise CompletionsError(f"cannot load {name}: {one_line(error)}") from None
+                raise CompletionsError(f"cannot load {name}: {dataset_problem(error)}") from None
     raise AssertionError("unreachable")
 
 
-def prepare_datasets():
-    """Import datasets with no bars or warnings, and offline at once where the Hub is out of reach.
+def prepare_datasets(*, local: bool):
+    """Import datasets without its bars, and offline at once where the Hub is out of reach.
 
-    Left alone it tries for 23 seconds; offline it still finds what it has in its cache.
+    Left alone it tries for 23 seconds, which no setting shortens. Offline, as with
+    HF_HUB_OFFLINE=1, it uses what it has in its cache.
     """
-    import httpx
-
-    try:
-        httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=10)
-    except httpx.TransportError:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     import datasets
+    import huggingface_hub
 
     datasets.disable_progress_bars()
+    if not local:
+        try:  # with the client that datasets uses: same proxy, same certificates
+            huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=10)
+        except Exception:  # whose class depends on the version; also raised when offline already
+            datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     return datasets
+
+
+DATASET_REPAIRS = {
+    "Unknown split": "choose one with --split",
+    "onfig": "choose one with --config",  # missing, not found, or not in the cache
+    "Couldn't reach": "check the network, or load the dataset once while there is one",
+    "authenticated": "set HF_TOKEN to a token of an account that was let in",
+    "cannot be accessed": "check the name; if the dataset is private, set HF_TOKEN",
+}
+
+
+def dataset_problem(error: BaseException) -> str:
+    """What datasets says, in one line, and the option or setting that mends it."""
+    if type(error).__name__ == "DatasetGenerationError":  # only its cause says why
+        error = error.__cause__ or error
+    text = one_line(error).partition(" Example of usage")[0]  # of its Python function
+    repairs = [repair for words, repair in DATASET_REPAIRS.items() if words in text]
+    return "; ".join([text, *repairs[:1]])
 
 
 def checked_row(number: int, row: dict, prompt_column: str) -> dict:
     """The row as JSON can hold it, once it has a prompt."""
     prompt = row.get(prompt_column)
     if not isinstance(prompt, str) or not prompt.strip():
-        columns = ", ".join(map(str, row)) or "none"
+        columns = one_line(", ".join(row) or "none")
         raise CompletionsError(
             f"row {number} has no text in the column {prompt_column!r}; name another with "
             f"--prompt-column (columns: {columns})"
