@@ -7,6 +7,7 @@ Run the same command again to answer what is still missing.
 """
 
 import argparse
+import gc
 import hashlib
 import importlib
 import inspect
@@ -726,7 +727,8 @@ class Requests:
         answers, failures, again = [], [], []
         for call in returned:
             passing = []
-            for (number, problem), outcome in zip(call.batch, call.outcomes, strict=True):
+            # No outcomes: the run ended before it was sent.
+            for (number, problem), outcome in zip(call.batch, call.outcomes, strict=False):
                 if self.may_try_again(call, outcome):
                     passing.append(((number, problem), outcome))
                     continue
@@ -765,9 +767,12 @@ class Requests:
 def prepare_litellm():
     """Import litellm with no word of its own, no request for prices, and connections kept open."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    gc.disable()  # the import makes half a million objects that stay: a fifth of its time
     import httpx
     import litellm
 
+    gc.freeze()
+    gc.enable()
     litellm.suppress_debug_info = True
     # By default httpx keeps 20 connections alive and opens at most 100: with more requests in
     # flight nearly each opens a new one. litellm's clients for all providers share this default.
@@ -782,7 +787,8 @@ class Report:
     """What people are told: a progress bar over answers, and what became of the run."""
 
     def __init__(self, wanted: int, answered: int, totals: dict):
-        self.wanted, self.answered, self.totals = wanted, answered, totals
+        self.wanted, self.before, self.answered = wanted, answered, answered
+        self.totals = totals
         self.failed: Counter[str] = Counter()
         self.examples: dict[str, Failure] = {}
         self.began = time.monotonic()
@@ -815,7 +821,7 @@ class Report:
             "prompt_tokens": getattr(usage, "prompt_tokens", None),
             "completion_tokens": getattr(usage, "completion_tokens", None),
             "reasoning_tokens": getattr(details, "reasoning_tokens", None),
-            "truncated": response.choices[0].finish_reason == "length",
+            "truncated": getattr(response.choices[0], "finish_reason", None) == "length",
             "empty": not record["response"],
             "without_program": record["program"] is None,
         }
@@ -832,10 +838,15 @@ class Report:
         cost = self.totals["cost"]
         return "cost unknown" if cost is None else f"${cost:.4f}"
 
-    def stopped(self, end: Failure) -> str:
-        """One line on what ended the run, and how to mend it."""
-        alike = "" if end.concerns == RUN else "all requests fail alike: "
-        return f"{alike}{end}; {end.repair} ({self.answered} of {self.wanted} answered)"
+    def conclude(self, end: Failure | None, concurrency: int):
+        """Print what the run came to; raise CompletionsError if a failure ended it."""
+        if self.answered > self.before or not end:
+            self.summary(concurrency)
+        if end:
+            alike = "" if end.concerns == RUN else "all requests fail alike: "
+            raise CompletionsError(
+                f"{alike}{end}; {end.repair} ({self.answered} of {self.wanted} answered)"
+            )
 
     def summary(self, concurrency: int):
         """Print what was answered and what not, what the answers are like, and what they cost."""
@@ -938,36 +949,36 @@ def main_with_args(
                     run_file.save(at_most_once_a_second=True)
         finally:
             run_file.finish(complete=report.answered == wanted)
-        if requests.end:
-            raise CompletionsError(report.stopped(requests.end))
-        report.summary(batch_size * concurrent_batches)
+        report.conclude(requests.end, batch_size * concurrent_batches)
         return wanted - report.answered
 
 
 # --- the command line --------------------------------------------------------------------------
 
 DESCRIPTION = """\
-Ask a language model to solve every problem of a benchmark, and append each answer,
-with the program extracted from it, to a JSONL file. Run the same command again to
-answer what is still missing, or with a higher --num-samples for more."""
+Ask a language model to solve every problem of a benchmark, and append each
+answer, with the program extracted from it, to a JSONL file. Run the same
+command again to answer what is still missing, or with more --num-samples."""
 
 EXAMPLES = """\
 examples:
   a model behind an API (its key in the environment, here OPENAI_API_KEY):
-    python completions.py --model openai/gpt-4.1-nano --benchmark problems.jsonl \\
-        --lang Lua --output-path lua.jsonl
+    python completions.py --model openai/gpt-4.1-nano \\
+        --benchmark problems.jsonl --lang Lua --output-path lua.jsonl
 
   a model on a server of your own, 64 requests at once:
-    python completions.py --model hosted_vllm/Qwen/Qwen3-8B --benchmark problems.jsonl \\
-        --lang "C#" --output-path cs.jsonl --param api_base=http://127.0.0.1:8000/v1 \\
+    python completions.py --model hosted_vllm/Qwen/Qwen3-8B \\
+        --benchmark problems.jsonl --lang "C#" --output-path cs.jsonl \\
+        --param api_base=http://127.0.0.1:8000/v1 \\
         --batch-size 1 --concurrent-batches 64
 
   a dataset of the Hugging Face Hub that needs options:
-    python completions.py --model openai/gpt-4.1-nano --benchmark nuprl/MultiPL-E \\
-        --config humaneval-lua --split test --lang Lua --output-path lua.jsonl
+    python completions.py --model openai/gpt-4.1-nano \\
+        --benchmark nuprl/MultiPL-E --config humaneval-lua --split test \\
+        --lang Lua --output-path lua.jsonl
 
-exit codes: 0 every problem answered, 1 some unanswered or the run could not go on,
-2 usage, 130 Ctrl-C, 143 SIGTERM"""
+exit codes: 0 every problem answered, 1 some unanswered or the run could not go
+on, 2 usage, 130 Ctrl-C, 143 SIGTERM"""
 
 RESERVED = (
     *("model", "messages", "temperature", "max_tokens", "top_p", "timeout", "request_timeout"),
@@ -1031,7 +1042,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="answers to each problem, one record each (default: %(default)s)",
     )
-    option("--limit", type=number(int, 1), metavar="N", help="only the first N problems")
+    option(
+        "--limit", type=number(int, 1), metavar="N", help="only the first N problems (default: all)"
+    )
 
     option = parser.add_argument_group("where a benchmark differs").add_argument
     option("--config", metavar="NAME", help="configuration of a dataset (default: none)")
