@@ -1,9 +1,10 @@
-"""Ask a model to solve every problem of a benchmark, and append each answer to a JSONL file.
+r"""Ask a model to solve each problem of a benchmark; append answers to a JSONL file.
 
     python completions.py --model openai/gpt-4.1-nano --benchmark problems.jsonl \
         --lang Lua --output-path lua.jsonl
 
-Run the same command again to answer what is still missing.
+Run the same command again to answer what is still missing, or with a higher
+--num-samples to get more answers to each problem.
 """
 
 import argparse
@@ -71,6 +72,15 @@ def on_stop(handle: Callable[[Interrupted], None]) -> Iterator[None]:
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
     (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stderr)
+
+
+@contextmanager
+def os_errors_told(action: str) -> Iterator[None]:
+    """Raise an OSError as a CompletionsError: "cannot write to x: No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        raise CompletionsError(f"cannot {action}: {error.strerror or error}") from None
 
 
 def one_line(error: object) -> str:
@@ -298,13 +308,11 @@ class Output:
 
     def __init__(self, path: str | Path):
         self.path, self.size = Path(path), 0  # size: of the whole records
-        try:
+        with os_errors_told(f"write to {path}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
             if not self.path.is_file():
                 raise OSError("not a regular file")
-        except OSError as error:
-            raise CompletionsError(f"cannot write to {path}: {error.strerror or error}") from None
         if not lock(self.file.fileno()):
             raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
 
@@ -344,17 +352,14 @@ class Output:
 
     def append(self, records: list[dict]):
         """Write records and have the disk keep them; what does not fit whole is taken back."""
-        try:
-            for record in records:
-                self.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            with suppress(OSError):
+        with os_errors_told(f"write to {self.path}"):
+            try:
+                for record in records:
+                    self.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+                os.fsync(self.file.fileno())
+            except OSError:
                 self.file.truncate(self.size)
-            reason = error.strerror or error
-            raise CompletionsError(
-                f"cannot write to {self.path}: {reason}; mend it and run the same command again"
-            ) from None
+                raise
 
     def write(self, line: bytes):
         rest = memoryview(line)
@@ -421,36 +426,23 @@ class RunFile:
 
         With no answer there is nothing that other settings could spoil, and the file begins anew.
         """
-        earlier = self.read()
-        if earlier is None:
+        if not self.path.exists():
             if answered:
                 notify(f"resuming {answered} answers made with unknown settings: no {self.path}")
                 self.content["records_of_unknown_settings"] = answered
             return
-        changes = differences(earlier["settings"], self.content["settings"])
+        with os_errors_told(f"read {self.path}"):
+            earlier = parse_object(self.path.read_bytes(), str(self.path))
+        changes = differences(earlier.get("settings", {}), self.content["settings"])
         if changes and answered:
             output = self.path.name.removesuffix(".run.json")
             raise CompletionsError(
                 f"{output} was begun with {' and '.join(changes)}; choose another --output-path"
             )
         if not changes:
-            self.totals.update(earlier["totals"])
+            self.totals.update(earlier.get("totals", {}))
             kept = ("started", "records_of_unknown_settings")
             self.content |= {name: earlier[name] for name in kept if name in earlier}
-
-    def read(self) -> dict | None:
-        """The content that earlier runs left, if there is any."""
-        try:
-            earlier = json.loads(self.path.read_text(encoding="utf-8"))
-            if {"settings", "totals", "started"} <= earlier.keys():
-                return earlier
-            raise ValueError
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, AttributeError):
-            raise CompletionsError(
-                f"cannot read {self.path}; move it away to resume with settings unknown"
-            ) from None
 
     def finish(self, *, complete: bool):
         """Save what the run came to; what stops a run may bar that too, and is told already."""
@@ -463,25 +455,23 @@ class RunFile:
         if at_most_once_a_second and time.monotonic() - self.saved < 1:
             return
         draft = self.path.with_name(self.path.name + ".tmp")
-        try:
-            with open(draft, "w", encoding="utf-8") as file:
-                file.write(json.dumps(self.content, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self.path)
-        except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
-            raise CompletionsError(
-                f"cannot write to {self.path}: {error.strerror or error}"
-            ) from None
+        with os_errors_told(f"write to {self.path}"):
+            try:
+                with open(draft, "w", encoding="utf-8") as file:
+                    file.write(json.dumps(self.content, indent=2) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, self.path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
         self.saved = time.monotonic()
 
 
 def differences(earlier: dict, later: dict) -> list[str]:
     """Say in words which settings differ, parameters one by one: "temperature 0.2, not 0.8"."""
     earlier, later = (
-        settings | {k: v for k, v in settings["param"].items() if not WHEREABOUTS.match(k)}
+        settings | {k: v for k, v in settings.get("param", {}).items() if not WHEREABOUTS.match(k)}
         for settings in (earlier, later)
     )
     return [
@@ -538,33 +528,22 @@ class Secrets:
 
 RUN, PROBLEM, PASSING = "the whole run", "one problem", "passing"
 # What a failure concerns and how to mend it, by the first pattern found in "status class: text".
+# fmt: off
 FAILURES = (
     (PASSING, r"^(200|409) ", "the server's answers are broken: see its log"),
     (PASSING, r"^408 |^\S+ Timeout", "raise --timeout, or lower --max-tokens"),
     (PROBLEM, r"ContentPolicy", "the provider refuses this content"),
-    (
-        RUN,
-        r"^40[13] |missing (\w+ ){0,2}(credentials|api.?key)|api.?key.{0,9} not set"
-        r"|unable to locate credentials",
-        "check the provider's key (such as OPENAI_API_KEY) and what it may use",
-    ),
-    (
-        RUN,
-        # Gemini says "quota" of a rate limit too, and when to come again.
-        r"^402 |insufficient_quota|exceeded your current quota(?!.*retry in)|credit balance",
-        "the account's quota or credit is used up; add to it",
-    ),
-    (
-        RUN,
-        r"^404 |LLM Provider NOT provided|invalid model name|not a valid model|model_not_found",
-        "check --model (provider/name) and the server's address",
-    ),
-    (
-        RUN,
-        r"^4\d\d .*(support|both|deprecated|only one).*(temperature|top_p)"
-        r"|^4\d\d .*(temperature|top_p).*(support|both|deprecated|only one)",
-        "try --temperature none --top-p none (some models want one of the two)",
-    ),
+    (RUN, r"^40[13] |missing (\w+ ){0,2}(credentials|api.?key)|api.?key.{0,9} not set"
+          r"|unable to locate credentials",
+     "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
+    # Gemini says "quota" of a rate limit too, and when to come again.
+    (RUN, r"^402 |insufficient_quota|exceeded your current quota(?!.*retry in)|credit balance",
+     "the account's quota or credit is used up; add to it"),
+    (RUN, r"^404 |LLM Provider NOT provided|invalid model name|not a valid model|model_not_found",
+     "check --model (provider/name) and the server's address"),
+    (RUN, r"^4\d\d .*(support|both|deprecated|only one).*(temperature|top_p)"
+          r"|^4\d\d .*(temperature|top_p).*(support|both|deprecated|only one)",
+     "try --temperature none --top-p none (some models want one of the two)"),
     (RUN, r"UnsupportedParams|^400 .*unsupported parameter", "leave out the --param that it names"),
     (RUN, r"No module named|pip install", "install the package that it names"),
     (PASSING, r"^429 ", "ask for fewer at once: --batch-size, --concurrent-batches"),
@@ -572,6 +551,7 @@ FAILURES = (
     (PROBLEM, r"context.?(window|length)|too long", "it is too long for this model"),
     (PROBLEM, r"", "see --model, --max-tokens and --param"),
 )
+# fmt: on
 
 
 class NoChoices(Exception):
@@ -906,12 +886,7 @@ def main_with_args(
     """
     param = param or {}
     secrets = Secrets(param)
-    sampling = {
-        "model": model,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "top_p": top_p,
-    }
+    sampling = dict(model=model, temperature=temperature, max_tokens=max_tokens, top_p=top_p)
     settings = {**sampling, "lang": lang, "prompt_column": prompt_column, "param": param}
     request = {**sampling, "timeout": timeout, "max_retries": 0, **param}
     problems = load_benchmark(benchmark, config=config, split=split, prompt_column=prompt_column)
@@ -955,30 +930,23 @@ def main_with_args(
 
 # --- the command line --------------------------------------------------------------------------
 
-DESCRIPTION = """\
-Ask a language model to solve every problem of a benchmark, and append each
-answer, with the program extracted from it, to a JSONL file. Run the same
-command again to answer what is still missing, or with more --num-samples."""
-
 EXAMPLES = """\
-examples:
-  a model behind an API (its key in the environment, here OPENAI_API_KEY):
-    python completions.py --model openai/gpt-4.1-nano \\
-        --benchmark problems.jsonl --lang Lua --output-path lua.jsonl
+The key of an API comes from the environment, here OPENAI_API_KEY. On a server of
+your own, with 64 requests at once:
 
-  a model on a server of your own, 64 requests at once:
     python completions.py --model hosted_vllm/Qwen/Qwen3-8B \\
         --benchmark problems.jsonl --lang "C#" --output-path cs.jsonl \\
         --param api_base=http://127.0.0.1:8000/v1 \\
         --batch-size 1 --concurrent-batches 64
 
-  a dataset of the Hugging Face Hub that needs options:
+A dataset of the Hugging Face Hub that needs options:
+
     python completions.py --model openai/gpt-4.1-nano \\
         --benchmark nuprl/MultiPL-E --config humaneval-lua --split test \\
         --lang Lua --output-path lua.jsonl
 
-exit codes: 0 every problem answered, 1 some unanswered or the run could not go
-on, 2 usage, 130 Ctrl-C, 143 SIGTERM"""
+Exit codes: 0 every problem answered, 1 some unanswered or the run could not go
+on, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
 
 RESERVED = (
     *("model", "messages", "temperature", "max_tokens", "top_p", "timeout", "request_timeout"),
@@ -1016,113 +984,54 @@ def key_value(text: str) -> tuple[str, object]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="completions.py",
-        description=DESCRIPTION,
+        description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # fmt: off
     option = parser.add_argument_group("what to run").add_argument
     option("--model", required=True, help="LiteLLM's name of the model, with its provider")
-    option(
-        "--benchmark",
-        required=True,
-        help="a JSONL file (.gz .bz2 .xz .zst too), a dataset of the Hugging Face Hub, or a folder",
-    )
+    option("--benchmark", required=True,
+           help="a JSONL file (.gz .bz2 .xz .zst too), a dataset of the Hugging Face Hub, or a "
+                "folder")
     option("--lang", required=True, help='language to solve in: free text for the prompt, as "C#"')
-    option(
-        "--output-path",
-        required=True,
-        metavar="FILE",
-        help="JSONL file to append to; FILE.run.json beside it says what made it",
-    )
-    option(
-        "--num-samples",
-        type=number(int, 1),
-        default=1,
-        metavar="N",
-        help="answers to each problem, one record each (default: %(default)s)",
-    )
-    option(
-        "--limit", type=number(int, 1), metavar="N", help="only the first N problems (default: all)"
-    )
+    option("--output-path", required=True, metavar="FILE",
+           help="JSONL file to append to; FILE.run.json beside it says what made it")
+    option("--num-samples", type=number(int, 1), default=1, metavar="N",
+           help="answers to each problem, one record each (default: %(default)s)")
+    option("--limit", type=number(int, 1), metavar="N",
+           help="only the first N problems (default: all)")
 
     option = parser.add_argument_group("where a benchmark differs").add_argument
     option("--config", metavar="NAME", help="configuration of a dataset (default: none)")
-    option(
-        "--split",
-        default="test",
-        metavar="NAME",
-        help="split of a dataset, also a slice such as test[:20] (default: %(default)s)",
-    )
-    option(
-        "--prompt-column",
-        default="prompt",
-        metavar="NAME",
-        help="field that holds the prompt (default: %(default)s)",
-    )
+    option("--split", default="test", metavar="NAME",
+           help="split of a dataset, also a slice such as test[:20] (default: %(default)s)")
+    option("--prompt-column", default="prompt", metavar="NAME",
+           help="field that holds the prompt (default: %(default)s)")
 
     option = parser.add_argument_group("how to sample: these change scores").add_argument
-    option(
-        "--temperature",
-        type=number(float, 0, or_none=True),
-        default=0.2,
-        metavar="T",
-        help="a number, at least 0, or none: not sent (default: %(default)s)",
-    )
-    option(
-        "--top-p",
-        type=number(float, 0, 1, or_none=True),
-        default=0.95,
-        metavar="P",
-        help="a number within 0 and 1, or none: not sent (default: %(default)s)",
-    )
-    option(
-        "--max-tokens",
-        type=number(int, 1),
-        default=5000,
-        metavar="N",
-        help="tokens of one response, reasoning included (default: %(default)s)",
-    )
-    option(
-        "--param",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, "
-        "reasoning_effort, extra_body ...",
-    )
+    option("--temperature", type=number(float, 0, or_none=True), default=0.2, metavar="T",
+           help="a number, at least 0, or none: not sent (default: %(default)s)")
+    option("--top-p", type=number(float, 0, 1, or_none=True), default=0.95, metavar="P",
+           help="a number within 0 and 1, or none: not sent (default: %(default)s)")
+    option("--max-tokens", type=number(int, 1), default=5000, metavar="N",
+           help="tokens of one response, reasoning included (default: %(default)s)")
+    option("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE",
+           help="passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, "
+                "reasoning_effort, extra_body ...")
 
     option = parser.add_argument_group("pace and patience").add_argument
-    option(
-        "--batch-size",
-        type=number(int, 1),
-        default=10,
-        metavar="N",
-        help="problems in one batch request (default: %(default)s)",
-    )
-    option(
-        "--concurrent-batches",
-        type=number(int, 1),
-        default=1,
-        metavar="K",
-        help="batch requests under way at once; --batch-size 1 with K=64 keeps 64 requests in "
-        "flight with no waiting for the slowest of a batch (default: %(default)s)",
-    )
-    option(
-        "--timeout",
-        type=number(float, 0.001, 1e7),
-        default=600,
-        metavar="SECONDS",
-        help="for one request (default: %(default)s)",
-    )
-    option(
-        "--max-retries",
-        type=number(int, 0),
-        default=5,
-        metavar="N",
-        help="for a request that failed for a passing reason (default: %(default)s)",
-    )
+    option("--batch-size", type=number(int, 1), default=10, metavar="N",
+           help="problems in one batch request (default: %(default)s)")
+    option("--concurrent-batches", type=number(int, 1), default=1, metavar="K",
+           help="batch requests under way at once; --batch-size 1 with K=64 keeps 64 requests in "
+                "flight with no waiting for the slowest of a batch (default: %(default)s)")
+    option("--timeout", type=number(float, 0.001, 1e7), default=600, metavar="SECONDS",
+           help="for one request (default: %(default)s)")
+    option("--max-retries", type=number(int, 0), default=5, metavar="N",
+           help="for a request that failed for a passing reason (default: %(default)s)")
+    # fmt: on
 
     args = parser.parse_args(argv)
     args.param = dict(args.param)
