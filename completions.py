@@ -1,7 +1,7 @@
-r"""Ask a model to solve each problem of a benchmark; append answers to a JSONL file.
+r"""Ask a model to solve every problem of a benchmark; append the answers to a file.
 
-    python completions.py --model openai/gpt-4.1-nano --benchmark problems.jsonl \
-        --lang Lua --output-path lua.jsonl
+    python completions.py --model openai/gpt-4.1-nano \
+        --benchmark problems.jsonl --lang Lua --output-path lua.jsonl
 
 Run the same command again to answer what is still missing, or with a higher
 --num-samples to get more answers to each problem.
@@ -931,8 +931,8 @@ def main_with_args(
 # --- the command line --------------------------------------------------------------------------
 
 EXAMPLES = """\
-The key of an API comes from the environment, here OPENAI_API_KEY. On a server of
-your own, with 64 requests at once:
+The key of an API comes from the environment, here OPENAI_API_KEY. On a server
+of your own, with 64 requests at once:
 
     python completions.py --model hosted_vllm/Qwen/Qwen3-8B \\
         --benchmark problems.jsonl --lang "C#" --output-path cs.jsonl \\
