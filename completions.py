@@ -75,12 +75,12 @@ def notify(line: str):
 
 
 @contextmanager
-def os_errors_told(action: str) -> Iterator[None]:
+def os_errors_told(action: str, repair: str = "") -> Iterator[None]:
     """Raise an OSError as a CompletionsError: "cannot write to x: No space left on device"."""
     try:
         yield
     except OSError as error:
-        raise CompletionsError(f"cannot {action}: {error.strerror or error}") from None
+        raise CompletionsError(f"cannot {action}: {error.strerror or error}{repair}") from None
 
 
 def one_line(error: object) -> str:
@@ -352,7 +352,8 @@ class Output:
 
     def append(self, records: list[dict]):
         """Write records and have the disk keep them; what does not fit whole is taken back."""
-        with os_errors_told(f"write to {self.path}"):
+        repair = "; mend that, and run the same command again to go on"
+        with os_errors_told(f"write to {self.path}", repair):
             try:
                 for record in records:
                     self.write(json.dumps(record, allow_nan=False).encode() + b"\n")
@@ -572,7 +573,7 @@ class Failure:
         self.kind = f"{status} {type(error).__name__}".removeprefix("no-status ")
         text = secrets.mask(" ".join(self.added.split(str(error))[0].split()))
         text = self.prefix.sub("", text) or self.kind
-        self.text = text if len(text) <= 300 else text[:300] + " ..."
+        self.text = text.rstrip(".") if len(text) <= 300 else text[:300] + " ..."
         signature = f"{status} {type(error).__name__}: {text}"
         self.concerns, _, self.repair = next(
             row for row in FAILURES if re.search(row[1], signature, re.I)
@@ -962,7 +963,8 @@ def number(kind: Callable, least: float, most: float = math.inf, *, or_none: boo
             return None
         value = kind(text)
         if not (least <= value <= most and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text} is not within {least:g} and {most:g}")
+            bounds = f"within {least:g} and {most:g}" if most < math.inf else f"{least:g} or more"
+            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"

@@ -505,7 +505,9 @@ def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "cannot write to out.jsonl" in told.strip().split("\n")[-1] and "Traceback" not in told
+    last = told.strip().split("\n")[-1]
+    assert "cannot write to out.jsonl" in last and "run the same command again" in last
+    assert "Traceback" not in told
     kept = len(read_jsonl())
     assert 5 < kept < 12 and Path("out.jsonl").read_bytes().endswith(b"\n")
     assert len(server.requests) - kept <= 3  # no more than the batch that did not fit
