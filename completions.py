@@ -778,7 +778,7 @@ class Report:
         line = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
         log = {"mininterval": 60, "maxinterval": 60, "bar_format": line}
         self.bar = tqdm(
-            total=wanted, initial=answered, unit="answer", **({} if sys.stderr.isatty() else log)
+            total=wanted, initial=answered, unit=" answers", **({} if sys.stderr.isatty() else log)
         )
 
     def count(self, answers: list[tuple], records: list[dict], failures: list[Failure]):
