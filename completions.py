@@ -496,7 +496,7 @@ class Secrets:
     name = re.compile(r"key|token(?!iz)|secret|passw|credential|authorization|cookie", re.I)
 
     def __init__(self, param: dict):
-        values = {value for name, value in os.environ.items() if self.name.search(name)}
+        values = {value.strip() for name, value in os.environ.items() if self.name.search(name)}
         values.update(self.within(param))
         # A shorter one protects nothing, and would garble the message.
         self.values = sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
@@ -751,14 +751,17 @@ def prepare_litellm():
     gc.disable()  # the import makes half a million objects that stay: a fifth of its time
     import httpx
     import litellm
+    from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
     gc.freeze()
     gc.enable()
     litellm.suppress_debug_info = True
     # By default httpx keeps 20 connections alive and opens at most 100: with more requests in
-    # flight nearly each opens a new one. litellm's clients for all providers share this default.
+    # flight nearly each opens a new one. litellm's clients for all providers share this default;
+    # for openai/ one client can be given, so that the first requests do not make one each.
     limits = inspect.signature(httpx.Client).parameters["limits"].default
     limits.max_connections = limits.max_keepalive_connections = None
+    litellm.client_session = httpx.Client(verify=get_ssl_configuration(), follow_redirects=True)
 
 
 # --- telling -----------------------------------------------------------------------------------
