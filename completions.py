@@ -33,7 +33,6 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from datetime import time as clock_time
 from email.utils import parsedate_to_datetime
-from functools import partial
 from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
@@ -611,15 +610,14 @@ def pause(attempt: int, failures: list[Failure]) -> float:
 # --- asking ------------------------------------------------------------------------------------
 
 
-def ask(problems: list[dict], make_messages: Callable, request: dict, secrets: Secrets) -> list:
-    """Make one batch request; return a response or a Failure for each problem."""
+def ask(messages: list[list[dict]], request: dict, secrets: Secrets) -> list:
+    """Make one batch request; return a response or a Failure for each prompt."""
     import litellm
 
-    messages = [make_messages(problem) for problem in problems]
     try:
         outcomes = litellm.batch_completion(messages=messages, max_workers=len(messages), **request)
     except Exception as error:  # vllm/ raises instead of returning exceptions
-        outcomes = [error] * len(problems)
+        outcomes = [error] * len(messages)
     return [checked(outcome, secrets) for outcome in outcomes]
 
 
@@ -910,12 +908,12 @@ def main_with_args(
         run_file.save()
         prepare_litellm()
         report = Report(wanted, wanted - len(todo), run_file.totals)
-        make_messages = partial(make_prompt, lang=lang, prompt_column=prompt_column)
-        requests = Requests(
-            partial(ask, make_messages=make_messages, request=request, secrets=secrets),
-            run_file.totals,
-            max_retries,
-        )
+
+        def ask_batch(batch: list[dict]) -> list:
+            prompts = [make_prompt(problem, lang, prompt_column) for problem in batch]
+            return ask(prompts, request, secrets)
+
+        requests = Requests(ask_batch, run_file.totals, max_retries)
         try:
             with report.bar, on_stop(requests.interrupt):
                 todo = batches(todo, batch_size, progress=False)
