@@ -916,8 +916,8 @@ def main_with_args(
         requests = Requests(ask_batch, run_file.totals, max_retries)
         try:
             with report.bar, on_stop(requests.interrupt):
-                todo = batches(todo, batch_size, progress=False)
-                for answers, failures in requests.outcomes(todo, concurrent_batches):
+                todo_in_batches = batches(todo, batch_size, progress=False)
+                for answers, failures in requests.outcomes(todo_in_batches, concurrent_batches):
                     records = [
                         make_record(problem, response, lang) for problem, response in answers
                     ]
