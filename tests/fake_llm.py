@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PROGRAM = "function add(a, b)\n    return a + b\nend"
@@ -24,7 +25,7 @@ class Request:
     prompt: str
     attempt: int  # 1 for the first request with this prompt
     body: dict
-    headers: dict
+    headers: Message  # finds a name in any case, as HTTP does
     arrived: float
 
 
@@ -60,7 +61,7 @@ class FakeLLM:
         self.http.shutdown()
         self.http.server_close()
 
-    def took(self, body: dict, headers: dict, peer) -> tuple[Request, Reply]:
+    def took(self, body: dict, headers: Message, peer) -> tuple[Request, Reply]:
         prompt = body["messages"][0]["content"]
         prompt = prompt if isinstance(prompt, str) else prompt[0]["text"]
         with self.lock:
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request, reply = self.llm.took(body, dict(self.headers), self.client_address)
+        request, reply = self.llm.took(body, self.headers, self.client_address)
         try:
             time.sleep(reply.seconds)
             self.send(request, reply)

@@ -295,15 +295,23 @@ def test_refusals_of_single_problems_do_not_stop_the_run(server, command, capsys
     assert "11 failed: 400 BadRequestError" in capsys.readouterr().err
 
 
-def test_no_key_is_shown_or_stored_even_when_the_server_echoes_it(server, command, capsys):
+KEYS = {
+    "sk-local-0123456789": [],
+    "sk-in-param-987654321": ["--param", "api_key=sk-in-param-987654321"],
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_key_is_shown_or_stored_even_when_the_server_echoes_it(server, command, capsys, key):
     server.replies = lambda request: Reply(
-        status=400, error=f"Bad: {request.headers.get('Authorization')} sk-in-param-987654321"
+        status=400, error=f"Bad: {request.headers['Authorization']} sk-in-param-987654321"
     )
     write_problems(2)
-    assert main(command("--param", "api_key=sk-in-param-987654321")) == 1
+    assert main(command(*KEYS[key])) == 1
+    assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {key}"}
     everything = capsys.readouterr().err + Path("out.jsonl.run.json").read_text()
-    assert "***" in everything
-    assert "sk-in-param-987654321" not in everything and "sk-local-0123456789" not in everything
+    assert "Bad: Bearer ***" in everything
+    assert key not in everything and "sk-local-0123456789" not in everything
 
 
 def test_every_secret_is_masked_by_name_or_by_value(monkeypatch):
