@@ -1,3 +1,15 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [
+#     "litellm >= 1.100, < 2",
+#     "pandas >= 3.0, < 4; python_version >= '3.11'",
+#     "pandas >= 2.3, < 3; python_version < '3.11'",
+#     "zstandard >= 0.23, < 1",
+#     "datasets >= 4.4, < 6",
+#     "tqdm >= 4.66, < 5",
+#     "filelock >= 3.30, < 5",
+# ]
+# ///
 r"""Ask a model to solve every problem of a benchmark; append the answers to a file.
 
     python completions.py --model openai/gpt-4.1-nano \
@@ -10,36 +22,30 @@ Run the same command again to answer what is still missing, or with a higher
 import argparse
 import gc
 import hashlib
-import importlib
-import inspect
-import io
 import json
 import logging
-import math
 import os
 import platform
 import random
 import re
 import signal
 import sys
+import textwrap
 import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
-from datetime import time as clock_time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, redirect_stderr, suppress
+from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from itertools import count, islice
+from itertools import islice, pairwise
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
-
-from tqdm import tqdm
 
 from bcb_multipl_util import extract_code_from_markdown
 
@@ -48,106 +54,86 @@ class CompletionsError(Exception):
     """What a user can cause or mend, said in one line."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the argument is the number of the signal."""
-
-    def throw(self):
-        raise self
-
-
-@contextmanager
-def on_stop(handle: Callable[[Interrupted], None]) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM call handle; only the main thread can, elsewhere nothing changes."""
-    stops = (signal.SIGINT, signal.SIGTERM)
-    here = threading.current_thread() is threading.main_thread()
-    before = {n: signal.signal(n, lambda n, _: handle(Interrupted(n))) for n in stops if here}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
+    from tqdm import tqdm  # here, for with a broken TQDM_... variable it cannot be imported
+
     (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
-@contextmanager
-def os_errors_told(action: str, repair: str = "") -> Iterator[None]:
-    """Raise an OSError as a CompletionsError: "cannot write to x: No space left on device"."""
-    try:
-        yield
-    except OSError as error:
-        raise CompletionsError(f"cannot {action}: {error.strerror or error}{repair}") from None
-
-
-def one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: object, length: int = 300) -> str:
+    """The text of an error, shortened between words: half a key would not be masked."""
+    text = str(error)[: 10 * length].strip() or type(error).__name__
+    return textwrap.shorten(text, length, placeholder=" ...")
 
 
 # --- the benchmark -----------------------------------------------------------------------------
 
-OPENERS = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
-# What is plainly a path: a typo in it must not be looked for on the Hub.
-PATH = re.compile(
-    r"[./~\\]|[a-z]:|.*\.(jsonl?|ndjson|txt|csv|parquet|gz|bz2|xz|zst)$|.*[/\\].*[/\\]", re.I
+# What may be a dataset's name. All else is plainly a path: a typo in it must not go to the Hub.
+HUB_NAME = re.compile(
+    r"(?!.*\.(jsonl?|ndjson|txt|[ct]sv|parquet|arrow|zip|gz|bz2|xz|zst)$)\w[\w.-]*(/[\w.-]+)?$"
 )
+BOM = b"\xef\xbb\xbf"
+# How a file begins that is not JSON Lines, and what it then is.
+BEGINNINGS = {
+    **{b"[": "an ordinary JSON array", b"{": "JSON spread over lines", b"<": "HTML or XML"},
+    **{b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"\x1f\x8b": "gzip without .gz"},
+    **{b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"": "a table or text"},
+}
 
 
 def load_benchmark(
-    benchmark: str, *, config: str | None = None, split: str = "test", prompt_column: str = "prompt"
+    benchmark: str,
+    *,
+    config: str | None = None,
+    split: str = "test",
+    revision: str | None = None,
+    prompt_column: str = "prompt",
+    source: dict | None = None,
 ) -> list[dict]:
-    """Load the problems of a JSONL file (.gz .bz2 .xz .zst too), a folder, or a Hub dataset.
+    """Load the problems of a JSONL file or its address, of a folder, or of a dataset of the Hub.
 
     Each row is what `json.loads` makes of its line, or `to_list()` of the dataset, but for what
-    strict JSON lacks: NaN and infinities become None, dates and times ISO 8601 text. Raises
-    CompletionsError, naming file and line or row and field, for what cannot be read or written as
-    JSON, and for a row without text in the prompt column.
+    strict JSON lacks: see as_json. Notes the commit of a dataset of the Hub in source. Raises
+    CompletionsError, naming line or row and field, for what is no JSON or lacks a prompt.
     """
     path = os.path.expanduser(benchmark)
-    if os.path.isdir(path) or not (os.path.exists(path) or PATH.match(benchmark)):
-        rows = load_dataset(path, config, split)
-    elif config:
-        raise CompletionsError(f"--config is for datasets; {benchmark} is a file")
+    if os.path.isdir(path) or (HUB_NAME.match(benchmark) and not os.path.exists(path)):
+        rows = load_dataset(path, config, split, revision, {} if source is None else source)
+    elif config or revision:
+        raise CompletionsError(f"--config and --revision are for datasets; {benchmark} is a file")
     else:
-        rows = list(read_jsonl(path))
+        rows = read_jsonl(path)
     if not rows:
         raise CompletionsError(f"{benchmark} is empty: it holds no problem")
     return [checked_row(number, row, prompt_column) for number, row in enumerate(rows, 1)]
 
 
-def read_jsonl(path: str) -> Iterator[dict]:
-    """Yield the object on each line that is not blank, as strictly as `json.loads` reads it.
+def read_jsonl(path: str) -> list[dict]:
+    """List the objects on the lines of a file: pandas reads it, json says what stands on a line.
 
-    pandas.read_json would refuse integers beyond 64 bits, let some broken lines pass, and name no
-    line in its errors.
+    The parser of pandas changes integers beyond 64 bits and lets some broken lines pass.
     """
+    import pandas
+
+    text: dict = {"encoding": "utf-8", "encoding_errors": "surrogateescape"}
     try:
-        with open_lines(path) as lines:
-            for number, line in enumerate(lines, 1):
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    yield parse_object(line, f"{path}:{number}")
-    except CompletionsError:
-        raise
+        with pandas.read_json(path, lines=True, chunksize=1, **text) as reader:
+            content = reader.data.read().encode("utf-8", "surrogateescape").removeprefix(BOM)
     except FileNotFoundError:
-        raise CompletionsError(f"no such benchmark file: {path}") from None
-    except Exception as error:  # each compression has errors of its own
+        raise CompletionsError(f"no such benchmark file: {path!r}") from None
+    except Exception as error:  # each compression and each kind of address has errors of its own
         raise CompletionsError(f"cannot read {path}: {one_line(error)}") from None
+    kind = next(kind for start, kind in BEGINNINGS.items() if content.startswith(start))
+    repair = f"this looks like {kind}; write one JSON object a line (README, Benchmarks)"
+    lines = enumerate(content.split(b"\n"), 1)
+    rows = [parse_object(line, f"{path}:{n}", repair) for n, line in lines if line.strip()]
+    if len(rows) == 1 and rows[0] and all(isinstance(v, dict | list) for v in rows[0].values()):
+        raise CompletionsError(f"{path}: one JSON object over all; write its values, one a line")
+    return rows
 
 
-def open_lines(path: str) -> io.BufferedIOBase:
-    """Open a file for its lines of bytes, decompressed by its suffix; only "\\n" ends a line."""
-    suffix = Path(path).suffix
-    if suffix == ".zst":
-        import pyarrow  # comes with datasets; the standard library has zstd from Python 3.14 on
-
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
-    return importlib.import_module(OPENERS.get(suffix, "io")).open(path, "rb")
-
-
-def parse_object(line: bytes, place: str) -> dict:
+def parse_object(line: bytes, place: str, repair: str) -> dict:
     """Parse a line that holds one JSON object; raises CompletionsError, naming the place."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
@@ -156,107 +142,89 @@ def parse_object(line: bytes, place: str) -> dict:
         problem = "not a JSON object"
     except UnicodeDecodeError:
         problem = "not valid UTF-8"
-    except json.JSONDecodeError as error:
-        problem = f"not valid JSON: {error.msg} in column {error.colno}"
     except (ValueError, RecursionError) as error:
-        problem = f"not valid JSON: {error}"
-    if line.lstrip().startswith(b"["):
-        problem = "an ordinary JSON array; write one object a line (JSON Lines) instead"
-    raise CompletionsError(f"{place}: {problem}")
+        problem = f"not valid JSON: {one_line(error).replace('line 1 ', '')}"
+    raise CompletionsError(f"{place}: {problem}; {repair}")
 
 
-def load_dataset(name: str, config: str | None, split: str) -> list[dict]:
+def load_dataset(
+    name: str, config: str | None, split: str, revision: str | None, source: dict
+) -> list[dict]:
     """Load a dataset of the Hugging Face Hub, or of a folder; a passing failure is tried again."""
-    datasets = prepare_datasets(local=os.path.isdir(name))
+    import datasets
+
+    datasets.disable_progress_bars()
+    if not os.path.isdir(name):
+        source["commit"] = revision = commit_on_hub(name, revision) or revision
     for attempt in (1, 2):
         try:
-            return datasets.load_dataset(name, config, split=split).to_list()
+            return datasets.load_dataset(name, config, split=split, revision=revision).to_list()
         except Exception as error:  # its errors share no class
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if attempt == 2 or (status or 0) < 500:
-                raise CompletionsError(f"cannot load {name}: {dataset_problem(error)}") from None
-    raise AssertionError("unreachable")
+            if attempt == 2 or getattr(getattr(error, "response", 0), "status_code", 0) < 500:
+                vague = isinstance(error, datasets.exceptions.DatasetGenerationError)
+                why = one_line(error.__cause__ if vague else error, 150)
+                break
+    raise CompletionsError(
+        f"cannot load {name!r}: {why}; check name, network, --config, --split, and HF_TOKEN if it "
+        "is private or gated; what datasets cannot load, write as JSONL (README, Benchmarks)"
+    )
 
 
-def prepare_datasets(*, local: bool):
-    """Import datasets without its bars, and offline at once where the Hub is out of reach.
-
-    Left alone it tries for 23 seconds, which no setting shortens. Offline, as with
-    HF_HUB_OFFLINE=1, it uses what it has in its cache.
-    """
+def commit_on_hub(name: str, revision: str | None) -> str | None:
+    """The commit of a dataset's branch or tag; None if the Hub does not say."""
     import datasets
     import huggingface_hub
 
-    datasets.disable_progress_bars()
-    if not local:
-        try:  # with the client that datasets uses: same proxy, same certificates
-            huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=10)
-        except Exception:  # whose class depends on the version; also raised when offline already
-            datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-    return datasets
-
-
-DATASET_REPAIRS = {
-    "Unknown split": "choose one with --split",
-    "onfig": "choose one with --config",  # missing, not found, or not in the cache
-    "Couldn't reach": "check the network, or load the dataset once while there is one",
-    "authenticated": "set HF_TOKEN to a token of an account that was let in",
-    "cannot be accessed": "check the name; if the dataset is private, set HF_TOKEN",
-}
-
-
-def dataset_problem(error: BaseException) -> str:
-    """What datasets says, in one line, and the option or setting that mends it."""
-    if type(error).__name__ == "DatasetGenerationError":  # only its cause says why
-        error = error.__cause__ or error
-    text = one_line(error).partition(" Example of usage")[0]  # of its Python function
-    repairs = [repair for words, repair in DATASET_REPAIRS.items() if words in text]
-    return "; ".join([text, *repairs[:1]])
+    try:
+        return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=10).sha
+    except huggingface_hub.errors.HfHubHTTPError:
+        return None  # what is wrong datasets will say
+    except Exception:  # out of reach: datasets would try for 23 seconds, its cache serves at once
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+        return None
 
 
 def checked_row(number: int, row: dict, prompt_column: str) -> dict:
-    """The row as JSON can hold it, once it has a prompt."""
+    """The row as JSON can hold it, once it has a prompt that can be sent."""
     prompt = row.get(prompt_column)
     if not isinstance(prompt, str) or not prompt.strip():
-        columns = one_line(", ".join(row) or "none")
         raise CompletionsError(
             f"row {number} has no text in the column {prompt_column!r}; name another with "
-            f"--prompt-column (columns: {columns})"
+            f"--prompt-column (columns: {one_line(', '.join(row) or 'none', 200)})"
         )
+    if re.search("[\ud800-\udfff]", prompt):
+        raise CompletionsError(f"row {number}: half a surrogate pair in the prompt; mend the row")
     for name, value in row.items():
         try:
             row[name] = as_json(value)
-        except (TypeError, RecursionError) as error:
-            raise CompletionsError(f"row {number}, field {name!r}: {error}") from None
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise CompletionsError(f"row {number}, field {name!r}: not JSON: {error}") from None
     return row
 
 
-def as_json(value: object) -> object:
-    """A value as strict JSON can hold it; raises TypeError where it cannot.
+def as_json(value: Any) -> Any:
+    """A value as strict JSON can hold it: a date or time as ISO 8601 text, NaN as None.
 
-    >>> as_json({"born": datetime(1815, 12, 10), "score": math.nan})
+    >>> as_json({"born": datetime(1815, 12, 10), "score": float("nan")})
     {'born': '1815-12-10T00:00:00', 'score': None}
     """
-    return json.loads(json.dumps(value, default=iso_text), parse_constant=lambda _: None)
-
-
-def iso_text(value: object) -> str:
-    if isinstance(value, (date, clock_time)):
-        return value.isoformat()
-    raise TypeError(f"a value of type {type(value).__name__} cannot be written as JSON")
+    text = json.dumps(value, default=lambda date: date.isoformat())
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 # --- problems, prompts and batches -------------------------------------------------------------
+
+OURS = ("response", "program", "details")  # the fields of a record that are not the problem's
 
 
 def batches(items: Iterable, batch_size: int, *, progress: bool = True) -> Generator[list]:
     """Yield the items in lists of batch_size, the last one maybe shorter, under a tqdm bar.
 
-    The bar counts the items handed out; without progress there is none.
-
     >>> list(batches("abcde", 2, progress=False))
     [['a', 'b'], ['c', 'd'], ['e']]
     """
+    from tqdm import tqdm
+
     items = iter(tqdm(items) if progress else items)
     while batch := list(islice(items, batch_size)):
         yield batch
@@ -272,15 +240,9 @@ def make_prompt(item: dict, lang: str, prompt_column: str = "prompt") -> list[di
     return [{"role": "user", "content": content}]
 
 
-def make_record(problem: dict, response: Any, lang: str) -> dict:
-    """Make a line of the output: the problem's fields, the response, and the program in it."""
-    text = response.choices[0].message.content or ""
-    return {**problem, "response": text, "program": extract_code_from_markdown(text, lang)}
-
-
 def content_key(row: dict) -> bytes:
-    """What a problem is known by: a hash of all its fields but `response` and `program`."""
-    content = {name: row[name] for name in row if name not in ("response", "program")}
+    """What a problem is known by: a hash of all its fields but `response`, `program`, `details`."""
+    content = {name: row[name] for name in row if name not in OURS}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
@@ -303,42 +265,42 @@ def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_s
 
 
 class Output:
-    """The JSONL file that a run appends to, locked as long as it is open."""
+    """The JSONL file that a run appends to, locked until it is closed, however that comes."""
 
     def __init__(self, path: str | Path):
-        self.path, self.size = Path(path), 0  # size: of the whole records
-        with os_errors_told(f"write to {path}"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-            if not self.path.is_file():
-                raise OSError("not a regular file")
-        if not lock(self.file.fileno()):
-            raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
+        import filelock
 
-    def __enter__(self) -> "Output":
-        return self
-
-    def __exit__(self, *exc):
-        self.file.close()
+        self.path = Path(path).expanduser()
+        if self.path.is_dir() or str(path).endswith(("/", os.sep)):
+            raise CompletionsError(f"cannot write to {path}: it is a folder; name a file in it")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        self.size = self.answers = self.empty = self.without_program = 0  # of the whole records
+        try:
+            if not filelock.lock_descriptor(self.file.fileno(), blocking=False):
+                raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
+        except OSError:
+            notify("this file system has no locks: start no second run on the same output")
 
     def answered(self, keys: list[bytes]) -> Counter[bytes]:
         """Count the records of each problem; raises CompletionsError at a line that is none."""
-        found = Counter(dict.fromkeys(keys, 0))
+        answered = Counter(dict.fromkeys(keys, 0))
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if is_torn(line):
                     break
+                self.size += len(line)
                 if line.strip():
                     place = f"{self.path}:{number}"
-                    record = parse_object(line, place)
-                    key = content_key(record)
-                    if key not in found or "response" not in record:
-                        raise CompletionsError(
-                            f"{place}: not a record of this benchmark; choose another --output-path"
-                        )
-                    found[key] += 1
-                self.size += len(line)
-        return found
+                    record = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
+                    if (key := content_key(record)) not in answered or "response" not in record:
+                        other = "not a record of this benchmark; choose another --output-path"
+                        raise CompletionsError(f"{place}: {other}")
+                    answered[key] += 1
+                    self.empty += not record["response"]
+                    self.without_program += record.get("program") is None
+        self.answers = answered.total()
+        return answered
 
     def cut_torn_line(self):
         """Leave the file at whole records only, ready for the next one."""
@@ -347,262 +309,422 @@ class Output:
             self.file.truncate(self.size)
         self.file.seek(max(0, self.size - 1))
         if self.file.read(1) not in (b"", b"\n"):
-            self.write(b"\n")
+            self.append(b"\n")
 
-    def append(self, records: list[dict]):
-        """Write records and have the disk keep them; what does not fit whole is taken back."""
-        repair = "; mend that, and run the same command again to go on"
-        with os_errors_told(f"write to {self.path}", repair):
-            try:
-                for record in records:
-                    self.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-                os.fsync(self.file.fileno())
-            except OSError:
-                self.file.truncate(self.size)
-                raise
-
-    def write(self, line: bytes):
-        rest = memoryview(line)
-        while rest:
-            rest = rest[self.file.write(rest) :]
-        self.size += len(line)
+    def append(self, lines: bytes):
+        """Write whole lines and have the disk keep them; where they do not fit, none of them."""
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+            os.fsync(self.file.fileno())
+        except OSError:
+            self.file.truncate(self.size)
+            raise
+        self.size += len(lines)
 
 
 def is_torn(line: bytes) -> bool:
     """Whether a line is part of a record, or zeros, as a crash or a full disk leaves at the end."""
-    if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in (b"", b"{"):
-        return False
-    with suppress(ValueError):
-        json.loads(line)
-        return False
-    return True
-
-
-def lock(descriptor: int) -> bool:
-    """Lock a file until this process ends, however it ends; False if another one holds it."""
     try:
-        try:
-            import fcntl
-        except ImportError:  # Windows, where a lock also bars reading: take one byte far away
-            import msvcrt
-
-            os.lseek(descriptor, 2**30, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        notify("this file system has no locks: start no second run on the same output")
-    return True
+        return (
+            not line.endswith(b"\n") and line.lstrip(b"\0")[:1] in b"{" and json.loads(line) is None
+        )
+    except ValueError:
+        return True
 
 
-TOTALS = (
-    *("requests", "prompt_tokens", "completion_tokens", "reasoning_tokens"),
-    *("cost", "truncated", "empty", "without_program"),
-)
+SAMPLING = ("model", "temperature", "max_tokens", "top_p")
+SETTINGS = (*SAMPLING, "lang", "prompt_column", "param")  # what an answer depends on
+TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
+COUNTS = ("requests", *TOKENS, "truncated", "empty", "without_program")
 # Where the server is and how it is reached: a run may go on elsewhere with the same answers.
 WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
 
 
-class RunFile:
-    """`<output-path>.run.json`: what made an output, with totals over all runs on it."""
+class Run:
+    """What made an output, in `<output-path>.run.json`, and what becomes of it, on stderr."""
 
-    def __init__(self, output_path: str | Path, settings: dict, benchmark: dict):
-        self.path, self.saved = Path(f"{output_path}.run.json"), 0.0
-        self.totals: dict[str, Any] = dict.fromkeys(TOTALS, 0) | {"cost": None}
-        self.content: dict[str, Any] = {
-            "settings": settings,
-            "benchmark": benchmark,
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in ("litellm", "datasets")},
-            "started": now(),
-            "finished": None,
-            "totals": self.totals,
-        }
+    def __init__(self, output: Output, settings: dict, source: dict):
+        """Go on from the file of earlier runs; raise CompletionsError on other settings."""
+        self.path, self.saved = Path(f"{output.path}.run.json"), 0.0
+        earlier = self.earlier(settings, output.answers)
+        self.totals: dict[str, Any] = (
+            dict.fromkeys(COUNTS, 0) | {"cost": None} | earlier.get("totals", {})
+        )
+        # A kill leaves totals up to a second old; what the output shows was asked as well.
+        self.totals["requests"] += output.answers - earlier.get("answers", output.answers)
+        self.totals |= {"empty": output.empty, "without_program": output.without_program}
+        versions = {name: version(name) for name in ("litellm", "datasets")}
+        versions["python"] = platform.python_version()
+        made = {"settings": settings, "benchmark": source, "versions": versions}
+        self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
+        self.content |= {"answers": output.answers, "totals": self.totals}
+        self.failures: dict[str, list[Failure]] = {}
+        self.began, self.stage, self.under_way = time.monotonic(), "loading litellm", 0
+        self.busy = self.longest = 0.0  # seconds that requests took: all together, and the longest
 
-    def resume(self, answered: int):
-        """Go on from the file of earlier runs; raise CompletionsError on other settings.
+    def earlier(self, settings: dict, answers: int) -> dict:
+        """The content of the file that earlier runs left, if this one goes on from it.
 
         With no answer there is nothing that other settings could spoil, and the file begins anew.
         """
         if not self.path.exists():
-            if answered:
-                notify(f"resuming {answered} answers made with unknown settings: no {self.path}")
-                self.content["records_of_unknown_settings"] = answered
-            return
-        with os_errors_told(f"read {self.path}"):
-            earlier = parse_object(self.path.read_bytes(), str(self.path))
-        changes = differences(earlier.get("settings", {}), self.content["settings"])
-        if changes and answered:
-            output = self.path.name.removesuffix(".run.json")
-            raise CompletionsError(
-                f"{output} was begun with {' and '.join(changes)}; choose another --output-path"
-            )
-        if not changes:
-            self.totals.update(earlier.get("totals", {}))
-            kept = ("started", "records_of_unknown_settings")
-            self.content |= {name: earlier[name] for name in kept if name in earlier}
+            if answers:
+                notify(f"resuming {answers} answers made with unknown settings: no {self.path}")
+            return {"answers_of_unknown_settings": answers} if answers else {}
+        repair = "remove it, and the output resumes with unknown settings"
+        content = self.path.read_bytes().replace(b"\n", b" ")
+        earlier = parse_object(content, str(self.path), repair)
+        try:
+            changes = differences(earlier["settings"], settings)
+            sum(earlier["totals"][name] for name in COUNTS) + earlier.get("answers", 0)
+        except (LookupError, TypeError, AttributeError):
+            raise CompletionsError(f"{self.path} is not as runs write it; {repair}") from None
+        if changes and answers:
+            begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
+            raise CompletionsError(f"{begun}; choose another --output-path")
+        return {} if changes else earlier
 
-    def finish(self, *, complete: bool):
-        """Save what the run came to; what stops a run may bar that too, and is told already."""
-        self.content["finished"] = now() if complete else None
-        with suppress(CompletionsError):
-            self.save()
-
-    def save(self, *, at_most_once_a_second: bool = False):
+    def save(self, *, finished: bool = False):
         """Replace the file atomically: a reader sees the old or the new one, never a part."""
-        if at_most_once_a_second and time.monotonic() - self.saved < 1:
-            return
-        draft = self.path.with_name(self.path.name + ".tmp")
-        with os_errors_told(f"write to {self.path}"):
-            try:
-                with open(draft, "w", encoding="utf-8") as file:
-                    file.write(json.dumps(self.content, indent=2) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(draft, self.path)
-            except OSError:
-                draft.unlink(missing_ok=True)
-                raise
+        self.content["finished"] = utc_now() if finished else None
+        draft = Path(f"{self.path}.tmp")
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.content, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
         self.saved = time.monotonic()
+
+    @contextmanager
+    def shown(self, wanted: int, missing: int) -> Iterator[None]:
+        """Show a bar whose clock runs, or in a log file a line a minute, until the block ends."""
+        from tqdm import tqdm
+
+        self.wanted, self.missing, self.new = wanted, missing, 0
+        over, terminal = threading.Event(), sys.stderr.isatty()
+        look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
+        bar = tqdm(total=wanted, disable=not terminal, **look)
+
+        def show():
+            while not over.wait(0.5 if terminal else 60):
+                bar.n = wanted - self.missing
+                bar.set_description_str(self.state()) if terminal else notify(self.state())
+
+        threading.Thread(target=show, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            bar.n = wanted - self.missing
+            bar.set_description_str(self.state())
+            bar.close()
+            with suppress(OSError):  # what stops a run may bar that too, and is told already
+                self.save(finished=not self.missing)
+
+    def sent(self, requests: int):
+        self.stage, self.under_way = "", self.under_way + requests
+        self.totals["requests"] += requests
+
+    def count(self, outcomes: list):
+        """Add up what came of requests; save it once a second, or later if it cannot be now."""
+        for outcome in outcomes:
+            if outcome.concerns != ANSWERED:
+                self.failures.setdefault(outcome.kind, []).append(outcome)
+                continue
+            self.missing, self.new = self.missing - 1, self.new + 1
+            self.content["answers"] += 1
+            for name in filter(outcome.counts.get, outcome.counts):
+                self.totals[name] = (self.totals.get(name) or 0) + outcome.counts[name]
+            self.busy += outcome.seconds
+            self.longest = max(self.longest, outcome.seconds)
+        if time.monotonic() - self.saved > 1:
+            with suppress(OSError):
+                self.save()
+
+    def state(self) -> str:
+        """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
+        pace = self.new / (time.monotonic() - self.began)
+        failed = sum(map(len, self.failures.values()))
+        parts = [f"{self.wanted - self.missing}/{self.wanted} answers", f"{failed} failed"]
+        parts += [] if self.totals["cost"] is None else [f"${self.totals['cost']:.4f}"]
+        if self.new and self.missing:
+            parts += [f"{in_words(self.missing / pace)} left", f"{60 * pace:.0f}/min"]
+        return ", ".join([*parts, self.stage or f"{self.under_way} under way"])
+
+    def conclude(self, end: str, options: argparse.Namespace):
+        """Print what the run came to and what would mend it; raise CompletionsError if it ended."""
+        totals, elapsed = self.totals, time.monotonic() - self.began
+        answered = f"{self.wanted - self.missing} of {self.wanted} answered"
+        cost = "cost unknown" if totals["cost"] is None else f"${totals['cost']:.4f}"
+        if self.new or not end:
+            notify(
+                f"{answered} in {in_words(elapsed)}; of the answers {totals['truncated']} cut off, "
+                f"{totals['empty']} empty, {totals['without_program']} without a program\n"
+                f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
+                f"({totals['reasoning_tokens']:,} for reasoning), {cost}"
+            )
+        if (cut_off := totals["truncated"] / max(1, self.content["answers"])) > 0.01:
+            full = "the model's context is full before that, so serve a longer one"
+            repair = full if totals.get("context_full") else "raise it, on another output"
+            notify(f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}")
+        if alone := totals.get("reasoning_only"):
+            notify(f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens")
+        for kind, (example, *others) in self.failures.items():
+            if example.text not in end:
+                notify(f"{1 + len(others)} failed: {kind}: {example.text}; {example.repair}")
+        if end:
+            raise CompletionsError(f"{end} ({answered})")
+        if self.missing:
+            again = "run the same command again to retry them"
+            notify(f"{self.missing} of {self.wanted} have no answer; {again}")
+        in_flight = options.batch_size * options.concurrent_batches
+        ideal = max(self.busy / in_flight, self.longest)
+        if options.batch_size > 1 and elapsed > 60 and 0 < 2 * ideal < elapsed:
+            quick = f"--batch-size 1 --concurrent-batches {in_flight}"
+            notify(f"{quick} would take about {in_words(ideal)}: it waits for no whole batch")
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it: "40 s", "3 min", "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def differences(earlier: dict, later: dict) -> list[str]:
     """Say in words which settings differ, parameters one by one: "temperature 0.2, not 0.8"."""
-    earlier, later = (
-        settings | {k: v for k, v in settings.get("param", {}).items() if not WHEREABOUTS.match(k)}
-        for settings in (earlier, later)
-    )
+    old, new = ({**settings, **settings["param"]} for settings in (earlier, later))
     return [
-        f"{name} {shown(earlier.get(name))}, not {shown(later.get(name))}"
-        for name in earlier | later
-        if name != "param" and earlier.get(name) != later.get(name)
+        f"{name} {json.dumps(old.get(name))}, not {json.dumps(new.get(name))}"
+        for name in old | new
+        if name != "param" and not WHEREABOUTS.match(name) and old.get(name) != new.get(name)
     ]
 
 
-def shown(value: object) -> str:
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+# --- what nobody may read ----------------------------------------------------------------------
+
+SECRET = re.compile(
+    r"key|secret|passw|credential|cookie|bearer|header|auth(?!or\b)|token\d*$", re.I
+)
 
 
-def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+class Masked:
+    """A stream for people that shows no key, and cannot fail: a run needs nobody to read it."""
+
+    def __init__(self, stream: Any, named: Any):
+        self.stream = stream
+        self.secrets: set[str] = set()  # found by the name they stand under, whatever they are
+        self.settings(named)
+
+    def settings(self, value: Any) -> Any:
+        """A copy of a JSON value with *** under the names of secrets, and in addresses.
+
+        All headers count as secret. What stood there is hidden in every text from now on.
+        """
+
+        def hide(pairs: list[tuple[str, Any]]) -> dict:
+            for name, inner in pairs:
+                if SECRET.search(name) and inner not in (None, ""):
+                    found = inner.values() if isinstance(inner, dict) else [inner]
+                    self.secrets |= {part for x in found for part in (str(x), *str(x).split()[-1:])}
+            return {name: "***" if SECRET.search(name) and v else v for name, v in pairs}
+
+        return json.loads(self.text(json.dumps(value)), object_pairs_hook=hide)
+
+    def text(self, text: str) -> str:
+        """The text with *** for keys, and for user, password and query of addresses."""
+        text = re.sub(r"(\b\w+://)[^\s/?#\"']*@", r"\1***@", text)
+        text = re.sub(r"(\b\w+://[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
+        # Now, not when the run began: litellm loads keys from a .env file. One of less than six
+        # characters protects nothing, and hidden wherever it stands it would garble the text.
+        named = {v for k, v in os.environ.items() if SECRET.search(k) and len(v) > 5}
+        for secret in sorted(named | self.secrets, key=len, reverse=True):
+            for shape in filter(None, {secret.strip(), json.dumps(secret)[1:-1]}):
+                bound = r"\b" if len(shape) < 6 else ""
+                text = re.sub(bound + re.escape(shape) + bound, "***", text)
+        return text
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there at all
+            self.stream.write(self.text(text))
+            self.stream.flush()
+        return len(text)
+
+    def isatty(self) -> bool:
+        return bool(self.stream) and self.stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
-class Secrets:
-    """Keys that must not be shown or stored: those in the parameters and in the environment."""
-
-    name = re.compile(r"key|token(?!iz)|secret|passw|credential|authorization|cookie", re.I)
-
-    def __init__(self, param: dict):
-        values = {value.strip() for name, value in os.environ.items() if self.name.search(name)}
-        values.update(self.within(param))
-        # A shorter one protects nothing, and would garble the message.
-        self.values = sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
-
-    def within(self, value: object, name: str = "") -> Iterator[str]:
-        """Yield the texts that stand under the name of a secret; of "Bearer KEY" also KEY."""
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from self.within(inner, name if self.name.search(name) else key)
-        elif isinstance(value, str) and self.name.search(name):
-            yield from (value, value.split(" ")[-1])
-
-    def mask(self, text: str) -> str:
-        for value in self.values:
-            text = text.replace(value, "***")
-        return re.sub(r"(://[^/@\s:]*:)[^/@\s]+@", r"\1***@", text)
-
-    def masked(self, value: Any, name: str = "") -> Any:
-        """A copy of a JSON value with secrets masked, by name and by value."""
-        if isinstance(value, dict):
-            return {key: self.masked(inner, key) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [self.masked(inner, name) for inner in value]
-        if isinstance(value, str):
-            return "***" if self.name.search(name) else self.mask(value)
-        return value
+@contextmanager
+def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
+    """Hide keys in what people are told, and have whatever ends the block be a CompletionsError."""
+    masked = Masked(sys.stderr, secret)
+    with redirect_stderr(masked):  # type: ignore[type-var]
+        try:
+            yield masked
+            return
+        except CompletionsError as error:
+            line = str(error)
+        except OSError as error:
+            place, reason = error.filename or output_path, error.strerror or error
+            line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            line = f"unforeseen: {type(error).__name__}: {one_line(error)} ({where})"
+    raise CompletionsError(masked.text(line))
 
 
 # --- failures ----------------------------------------------------------------------------------
 
-RUN, PROBLEM, PASSING = "the whole run", "one problem", "passing"
-# What a failure concerns and how to mend it, by the first pattern found in "status class: text".
+
+class NoAnswer(Exception):
+    """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
+
+    def __init__(self, status: int, text: str, headers: Any = None):
+        super().__init__(text)
+        self.status, self.headers = status, headers or {}
+
+
+RUN, PROBLEM, PASSING, ANSWERED = "the whole run", "one problem", "passing", "answered"
+# Words that tell a kind whatever the status: providers agree on no other sign of it.
+BLOCKED = (
+    r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
+    r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
+    r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
+    r"|敏感|违规|不安全|不当内容"
+)
+MONEY = (
+    r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
+    r"|funds|pre.?paid|quota|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
+    r"|(exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
+    r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
+)
+COMES_BACK = r"per.?(minute|second|min\b)|(again|retry|wait)\w* (in|after|for)\b|\b[rt]pm\b"
+KEY = r"api.?key|credential|authenti|authoriz|no connected db|(invalid|expired|missing).{0,20}token"
+# The kinds of failure: the first row that fits "STATUS text", where STATUS is 0 if none came, and
+# local if nothing was sent, says what it is, what it concerns, and how to mend it.
 # fmt: off
 FAILURES = (
-    (PASSING, r"^(200|409) ", "the server's answers are broken: see its log"),
-    (PASSING, r"^408 |^\S+ Timeout", "raise --timeout, or lower --max-tokens"),
-    (PROBLEM, r"ContentPolicy", "the provider refuses this content"),
-    (RUN, r"^40[13] |missing (\w+ ){0,2}(credentials|api.?key)|api.?key.{0,9} not set"
-          r"|unable to locate credentials",
-     "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
-    # Gemini says "quota" of a rate limit too, and when to come again.
-    (RUN, r"^402 |insufficient_quota|exceeded your current quota(?!.*retry in)|credit balance",
-     "the account's quota or credit is used up; add to it"),
-    (RUN, r"^404 |LLM Provider NOT provided|invalid model name|not a valid model|model_not_found",
-     "check --model (provider/name) and the server's address"),
-    (RUN, r"^4\d\d .*(support|both|deprecated|only one).*(temperature|top_p)"
-          r"|^4\d\d .*(temperature|top_p).*(support|both|deprecated|only one)",
+    ("blocked by the provider", PROBLEM, rf"[24].*({BLOCKED})", "it refuses this content"),
+    ("credit used up", RUN, rf"402|(?!.*({COMES_BACK})).*({MONEY})",
+     "add to the account's balance, credit or quota"),
+    ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
+    ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
+     "the servers behind that address are down or busy: see its log"),
+    ("too long", PROBLEM, r"4.*(max.(model.len|tokens.{0,40}too (large|big))|in the completion)",
+     "lower --max-tokens: the context does not hold both the prompt and that"),
+    ("too long", PROBLEM, r"4.*(context.{0,5}(length|window|size)|too (long|large|many tokens))",
+     "it is too long for this model"),
+    ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
+    ("max_tokens refused", RUN, r"(4|local).*max.tokens",
+     "--max-tokens none --param max_completion_tokens=5000"),
+    ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
      "try --temperature none --top-p none (some models want one of the two)"),
-    (RUN, r"UnsupportedParams|^400 .*unsupported parameter", "leave out the --param that it names"),
-    (RUN, r"No module named|pip install", "install the package that it names"),
-    (PASSING, r"^429 ", "ask for fewer at once: --batch-size, --concurrent-batches"),
-    (PASSING, r"^(5|\D)", "is the server up and its address right?"),
-    (PROBLEM, r"context.?(window|length)|too long", "it is too long for this model"),
-    (PROBLEM, r"", "see --model, --max-tokens and --param"),
+    ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
+     r"(param|argument|input|field)", "mend or leave out: {param}"),
+    ("unknown model", RUN, r"404|(4|local).*((no such|invalid|unknown) model|llm provider not"
+     r"|model.{0,60}(not|unknown|invalid))", "check --model (provider/name) and the address"),
+    ("wrong key", RUN, rf"40[13]|(4|local).*({KEY})",
+     "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
+    ("timeout", PASSING, r"408|0 ReadTimeout", "raise --timeout, or lower --max-tokens"),
+    ("certificate", RUN, r"0 .*(certificate|\bssl\b)",
+     "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
+    ("no connection", PASSING, r"0 (Connect|Proxy)",
+     "is the server up, its address right, and http or https?"),
+    ("no answer", PASSING, r"[025]|409|424|425|498|499", "see the server's log"),
+    ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
+    ("not sent", RUN, r"local", "mend what it names, or the values given: {param}"),
 )
 # fmt: on
 
 
-class NoChoices(Exception):
-    """The server sent a response without a choice in it."""
-
-    status_code = 200
-
-
 class Failure:
-    """Why a request has no answer: `kind` for counting, `text` for reading, `repair` to mend it."""
+    """Why a problem has no answer: `kind` to count it, `text` to read it, `repair` to mend it."""
 
-    # What litellm adds may quote anything, and must not decide what a failure concerns.
-    added = re.compile(r"Traceback \(most|,? (?:Received|Original) Response", re.I)
-    prefix = re.compile(r"^((litellm\.)?\w*(Error|Exception|Timeout)( -|:) )+")
+    line = b""
 
-    def __init__(self, error: Exception, secrets: Secrets):
-        status = getattr(error, "status_code", None) or "no-status"
-        self.kind = f"{status} {type(error).__name__}".removeprefix("no-status ")
-        text = secrets.mask(" ".join(self.added.split(str(error))[0].split()))
-        text = self.prefix.sub("", text) or self.kind
-        self.text = text.rstrip(".") if len(text) <= 300 else text[:300] + " ..."
-        signature = f"{status} {type(error).__name__}: {text}"
-        self.concerns, _, self.repair = next(
-            row for row in FAILURES if re.search(row[1], signature, re.I)
-        )
-        self.retry_after = retry_after(error)
+    def __init__(self, problem: dict, error: Exception, options: argparse.Namespace):
+        self.problem, (*chain, last) = problem, causes(error)
+        cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
+        text, status = str(cause or last), cause.status if cause else "local"
+        text = text.replace(problem[options.prompt_column], "")  # it may speak of a balance
+        self.text = one_line(readable(text) or type(last).__name__).rstrip(".")
+        # So may an address, and a body of some MB is too long to search.
+        signature = re.sub(r"\w+://\S+|_", " ", f"{status} {' '.join(text[:2000].split())}")
+        row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
+        label, self.concerns, _, repair = row
+        self.kind = f"{status} {label}" if cause and status else label
+        self.repair = repair.format(param=", ".join(f"{k}={v}" for k, v in options.param.items()))
+        self.retry_after = retry_after(cause.headers, text) if cause else 0.0
+        self.unreachable = label == "no connection"
+        self.per_minute = label == "rate limit" and not self.retry_after
+        if self.concerns == PASSING and self.retry_after > 3600:
+            back = datetime.now() + timedelta(seconds=self.retry_after)
+            self.concerns, self.repair = RUN, f"it asks to wait until {back:%Y-%m-%d %H:%M}"
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
 
 
-def retry_after(error: Exception) -> float:
-    """Seconds the server asks to wait in Retry-After (a number or a date), a day at most, or 0."""
-    headers = getattr(error, "litellm_response_headers", None)
-    if headers is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
-    value = (headers or {}).get("retry-after") or "0"
-    seconds = 0.0
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, the innermost last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def readable(body: str) -> str:
+    """The texts in the JSON of an error, of whatever form; else the body without its HTML tags."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, dict | list):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from texts(inner)
+        elif isinstance(value, str) and value:
+            yield value
+
+    try:
+        return ", ".join(dict.fromkeys(texts(json.loads(body)))) or body
+    except (ValueError, RecursionError):
+        return re.sub(r"<[^<>]*>", " ", body[:2000])
+
+
+AFTER = re.compile(r"(?:again|retry|wait)\w* (?:in|after|for)\D{0,9}([\d.]+) ?(ms|s|m|h)", re.I)
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+
+
+def retry_after(headers: Any, text: str) -> float:
+    """Seconds that the server asks to wait, in words or a header, a number or a date; else 0.
+
+    A LiteLLM proxy passes the header on as llm_provider-retry-after.
+    """
+    value = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
+    if (said := AFTER.search(text[:2000])) and not value:
+        return float(said[1].strip(".") or 0) * UNITS[said[2].lower()]
     with suppress(ValueError):
-        seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     with suppress(ValueError):
-        seconds = float(value)
-    return min(max(0.0, seconds), 86_400)
+        return max(0.0, float(value))
+    return 0.0
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
-    """Seconds before the next try after attempt: about 1, 2, 4 ... 60, or what the server asks for.
+    """Seconds before the next try: about 1, 2, 4 ... 60, or what the server asks for.
 
-    Jitter keeps clients that failed together from coming back together.
+    After a 429 that names no time four times as long, for most limits are per minute. Jitter keeps
+    clients that failed together from coming back together.
     """
-    backoff = min(60, 2 ** (attempt - 1)) * random.uniform(0.5, 1)
+    first = 4 if any(failure.per_minute for failure in failures) else 1
+    backoff = min(60, first * 2 ** (attempt - 1)) * random.uniform(0.75, 1)
     asked = max(failure.retry_after for failure in failures)
     return max(backoff, asked + random.random() / 4 if asked else 0)
 
@@ -610,251 +732,314 @@ def pause(attempt: int, failures: list[Failure]) -> float:
 # --- asking ------------------------------------------------------------------------------------
 
 
-def ask(messages: list[list[dict]], request: dict, secrets: Secrets) -> list:
-    """Make one batch request; return a response or a Failure for each prompt."""
-    import litellm
+class Transport:
+    """Carries the requests of litellm, for every provider, and says itself what went wrong.
 
+    litellm's own classes and statuses differ by provider; what is raised here stays in the chain of
+    causes of what it raises, and where nothing of here is in that chain, nothing was sent. As the
+    httpx transport of all its clients it also keeps connections open, bounds a request as a whole,
+    and follows no redirect of a POST, which would lose the prompt.
+    """
+
+    def __init__(self, options: argparse.Namespace):
+        import httpx
+        from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
+
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self.client = httpx.Client(verify=get_ssl_configuration(), limits=limits)
+        self.httpx, self.options = httpx, options
+        self.lost = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError)
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request and receive the whole answer; raises NoAnswer for what is none."""
+        refuse_other_host(str(request.url), self.options)
+        request.extensions["timeout"]["connect"] = min(10, self.options.timeout)
+        try:
+            response, body = self.exchange(request)
+        except (*self.lost, self.httpx.RemoteProtocolError) as error:
+            *_, cause = causes(error)
+            text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
+            raise NoAnswer(0, text) from error
+        if request.method == "POST":
+            body = checked_body(request.url.path, response, body)
+        encoded = ("content-encoding", "content-length", "transfer-encoding")
+        headers = {name: v for name, v in response.headers.items() if name not in encoded}
+        return self.httpx.Response(response.status_code, headers=headers, content=body)
+
+    def exchange(self, request: Any) -> tuple[Any, bytes]:
+        """Send a request; return the response and its body, in 3 times --timeout as a whole."""
+        end, body = time.monotonic() + 3 * self.options.timeout, bytearray()
+        response = self.client.send(request, stream=True)
+        try:
+            for piece in response.iter_bytes():
+                body += piece
+                if time.monotonic() > end:
+                    raise self.httpx.ReadTimeout("no whole answer in three times --timeout")
+        finally:
+            response.close()
+        return response, bytes(body)
+
+    def close(self):
+        """Stay open: clients of litellm come and go."""
+
+
+def refuse_other_host(url: str, options: argparse.Namespace):
+    """Raise where a server of one's own has no address: litellm then asks OpenAI instead."""
+    provider = options.model.partition("/")[0]
+    given = {**os.environ, **options.param}
+    bases = {name: str(base) for name, base in given.items() if "://" in str(base)}
+    own = tuple(base for name, base in bases.items() if "OPENAI" not in name)
+    openai = ("https://api.openai.com", *(bases[name] for name in bases if "OPENAI" in name))
+    is_openai = "/" not in options.model or "openai" in provider.split("-")
+    if url.startswith(openai) and not (is_openai or url.startswith(own)):
+        raise CompletionsError(
+            f"{provider}/ has no address, and litellm would send all to OpenAI: set "
+            f"{provider.upper()}_API_BASE, or --param api_base=http://..."
+        )
+
+
+def checked_body(path: str, response: Any, body: bytes) -> bytes:
+    """The body of an answer, in OpenAI's form with its content as one text; NoAnswer for others."""
+    status, text = response.status_code, body.decode("utf-8", "replace")
+    if status >= 300:
+        where = response.headers.get("location")
+        raise NoAnswer(status, f"redirected to {where}" if where else text, response.headers)
+    is_chat = path.endswith("/chat/completions")
+    if not is_chat and not response.headers.get("content-type", "").startswith("application/json"):
+        return body
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        payload = json.loads(body)
+        message = payload["choices"][0]["message"] if is_chat else payload
+        parts = message.get("content")
+        if is_chat and isinstance(parts, list):
+            message["content"] = joined(parts, "text")
+            message["reasoning_content"] = joined(parts, "thinking")
+            return json.dumps(payload).encode()
+        if is_chat or not payload.get("error"):
+            return body
+    raise NoAnswer(status, text, response.headers)
+
+
+def joined(parts: list, kind: str) -> str:
+    """The texts of one kind in a message whose content is a list of parts."""
+    found = (part.get(kind) for part in parts if isinstance(part, dict))
+    return "".join(joined(x, "text") if isinstance(x, list) else x or "" for x in found)
+
+
+class Answer:
+    """A line of the output, and what it adds to the totals."""
+
+    kind = concerns = ANSWERED
+    unreachable = False
+
+    def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
+        self.problem, choice = problem, response.choices[0]
+        text, usage = choice.message.content or "", getattr(response, "usage", None)
+        of_completion = getattr(usage, "completion_tokens_details", None)
+        details = {
+            "finish_reason": choice.finish_reason,
+            "reasoning": field(choice.message, "reasoning_content", "reasoning"),
+            "prompt_tokens": getattr(usage, "prompt_tokens", None),
+            "completion_tokens": getattr(usage, "completion_tokens", None),
+            "reasoning_tokens": getattr(of_completion, "reasoning_tokens", None),
+            "cost": getattr(response, "_hidden_params", {}).get("response_cost"),
+            "seconds": (getattr(response, "_response_ms", None) or 0) / 1000 or None,
+        }
+        program = extract_code_from_markdown(text, options.lang)
+        record = {**problem, "response": text, "program": program}
+        record |= {"details": details} if options.details else {}
+        self.line = json.dumps(record, allow_nan=False).encode() + b"\n"
+        self.seconds = details["seconds"] or 0
+        cut_off, used = choice.finish_reason == "length", details["completion_tokens"]
+        self.counts = {name: details[name] for name in (*TOKENS, "cost")} | {
+            "truncated": cut_off,
+            "context_full": cut_off and bool(used) and used < (options.max_tokens or 0),
+            "reasoning_only": not text and bool(details["reasoning"]),
+            "empty": not text,
+            "without_program": program is None,
+        }
+
+
+def field(message: Any, *names: str) -> Any:
+    """The first of these fields that a message or choice has; litellm keeps strange ones aside."""
+    aside = getattr(message, "provider_specific_fields", None) or {}
+    found = (getattr(message, name, None) or aside.get(name) for name in names)
+    return next(filter(None, found), None)
+
+
+# A finish_reason that says that the answer is no whole one, beside those that mean BLOCKED.
+BROKEN_OFF = r"error|abort|fail|cancel|interrupt|insufficient|unavailable|overload|network|timeout"
+
+
+def outcome(problem: dict, response: Any, options: argparse.Namespace) -> Answer | Failure:
+    """An answer; or a failure, also where a provider blocked an answer or broke it off."""
+    error = response if isinstance(response, Exception) else why_none(response)
+    return Failure(problem, error, options) if error else Answer(problem, response, options)
+
+
+def why_none(response: Any) -> Exception | None:
+    """Why a response is no answer; None if it is one."""
+    if not getattr(response, "choices", None):
+        return NoAnswer(200, "the response has no choices")
+    choice = response.choices[0]
+    # litellm makes "stop" of many a finish_reason, and keeps the provider's own.
+    for reason in filter(None, (choice.finish_reason, field(choice, "native_finish_reason"))):
+        if re.search(f"{BROKEN_OFF}|{BLOCKED}", reason.replace("_", " "), re.I):
+            return NoAnswer(200, f"finish_reason {reason}")
+    refusal = field(choice.message, "refusal")
+    return NoAnswer(200, f"refusal: {refusal}") if refusal and not choice.message.content else None
+
+
+def connect(options: argparse.Namespace):
+    """Import litellm with no word of its own and no request for prices, over our Transport.
+
+    All that a request rests on is set up here: what fails is told before the first one.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
     try:
-        outcomes = litellm.batch_completion(messages=messages, max_workers=len(messages), **request)
-    except Exception as error:  # vllm/ raises instead of returning exceptions
-        outcomes = [error] * len(messages)
-    return [checked(outcome, secrets) for outcome in outcomes]
+        import httpx
+        import litellm
 
-
-def checked(outcome: Any, secrets: Secrets) -> Any:
-    """The response as it is, or a Failure where there is none to use."""
-    if isinstance(outcome, Exception):
-        return Failure(outcome, secrets)
-    if getattr(outcome, "choices", None):
-        return outcome
-    return Failure(NoChoices("the response has no choices"), secrets)
-
-
-@dataclass
-class Call:
-    """A batch request: its numbered problems, and what came of each, a response or a Failure."""
-
-    batch: list[tuple[int, dict]]
-    attempt: int = 1
-    outcomes: list = field(default_factory=list)  # of the attempt before, until it returns
+        litellm.suppress_debug_info = True
+        litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
+        litellm.sync_transport = Transport(options)
+        litellm.client_session = httpx.Client(transport=litellm.sync_transport)
+    except Exception as error:  # whatever a variable of the environment leads to
+        names = ", ".join(name for name in os.environ if re.search(r"(?i)_proxy$|^SSL_", name))
+        repair = f"install what it names, or mend or unset the variable: {names or 'see there'}"
+        raise CompletionsError(f"no request can be made: {one_line(error)}; {repair}") from None
+    finally:
+        gc.enable()
+    gc.freeze()  # what was imported stays, and need not be looked at again
 
 
 class Requests:
-    """Batch requests under way, each in a thread of its own, that the main thread hears of."""
+    """Batches under way, each in a thread that has its answers on disk before it takes the next."""
 
-    def __init__(self, ask: Callable[[list[dict]], list], totals: dict, max_retries: int):
-        self.ask, self.totals, self.max_retries = ask, totals, max_retries
-        self.returned: SimpleQueue[Call | None] = SimpleQueue()
-        self.counting, self.ending = threading.Lock(), threading.Event()
-        self.first_ten: list[Failure | None] = []
-        self.end: Failure | None = None  # what ends the whole run
-        self.stop: Interrupted | None = None
-        self.next_notice = 0.0
+    def __init__(self, output: Output, run: Run, options: argparse.Namespace):
+        self.output, self.run, self.options = output, run, options
+        self.answers = output.answers  # ever, by whatever run
+        self.arrived: SimpleQueue = SimpleQueue()
+        self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
+        self.first: list = []  # what came of the first batches, ten requests
+        self.taken = self.in_a_row = self.next_notice = 0.0
+        self.closed = False
 
-    def interrupt(self, stop: Interrupted):
-        """Have a signal wait its turn: called in its handler, where put() is safe."""
-        self.stop = stop
-        self.returned.put(None)
+    def perform(self, batches: Iterator[list[dict]], concurrency: int):
+        """Ask for all batches, so many at once, until done or ended: what is under way is awaited.
 
-    def outcomes(self, batches: Iterable[list[dict]], concurrent_batches: int) -> Iterator[tuple]:
-        """Yield (problem, response) pairs and Failures as calls return, then send the next ones.
-
-        What failed for a passing reason is sent again, in the place of its batch. After a failure
-        that ends the run nothing more is sent; what is under way is paid for, and awaited.
+        On Ctrl-C, SIGTERM or a full disk it keeps what has arrived, and raises.
         """
-        numbers = count()
-        todo = (Call([(next(numbers), problem) for problem in batch]) for batch in batches)
-        sent = list(islice(todo, concurrent_batches))
-        under_way = len(sent)
-        while under_way:
-            for call in sent:
-                self.start(call)
-            returned = self.wait()
-            answers, failures, again = self.sort(returned)
-            yield answers, failures
-            if self.stop:
-                raise self.stop
-            sent = again + list(islice(todo, 0 if self.end else len(returned) - len(again)))
-            under_way += len(sent) - len(returned)
-        self.end = self.end or self.alike()
+        try:
+            pool = ThreadPoolExecutor(concurrency)
+            workers = {pool.submit(self.work_off, batches) for _ in range(concurrency)}
+            while workers:
+                done, workers = wait(workers, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for worker in done:
+                    worker.result()  # raises what the thread raised
+                if self.options.stop and self.options.stop.is_set():
+                    raise KeyboardInterrupt
+        except BaseException:
+            self.ended.set()
+            self.keep([], last=True)
+            raise
 
-    def start(self, call: Call):
-        """Have a thread send a batch, after a pause if it failed before."""
-        delay = pause(call.attempt - 1, call.outcomes) if call.outcomes else 0
-        if delay >= 5 and time.monotonic() >= self.next_notice:
-            notify(f"waiting {delay:.0f} s before try {call.attempt}: {call.outcomes[0]}")
-            self.next_notice = time.monotonic() + 30
-        threading.Thread(target=self.send, args=(call, delay), daemon=True).start()
+    def work_off(self, batches: Iterator[list[dict]]):
+        """Take one batch after another until none is left."""
+        while not self.ended.is_set():
+            with self.lock:
+                batch, first = next(batches, []), self.taken < 10
+                self.taken += len(batch)
+            if not batch:
+                return
+            self.work(batch, first)
 
-    def send(self, call: Call, delay: float):
-        if not self.ending.wait(delay):
-            with self.counting:
-                self.totals["requests"] += len(call.batch)
-            call.outcomes = self.ask([problem for _, problem in call.batch])
-        self.returned.put(call)
+    def work(self, batch: list[dict], first: bool):
+        """Ask for a batch, and after a pause again for what failed for a passing reason."""
+        for attempt in range(1, self.options.max_retries + 2):
+            outcomes = self.ask(batch)
+            again = [o for o in outcomes if o.concerns == PASSING and attempt <= self.retries(o)]
+            self.keep([o for o in outcomes if o not in again], first)
+            delay = pause(attempt, again) if again else 0
+            if delay >= 5 and time.monotonic() > self.next_notice:
+                self.next_notice = time.monotonic() + 30
+                notify(f"waiting {delay:.0f} s before try {attempt + 1}: {again[0]}")
+            if not again or self.ended.wait(delay):
+                return
+            batch = [outcome.problem for outcome in again]
 
-    def wait(self) -> list[Call]:
-        """Wait for calls to return, and take all that have; none if a signal came first."""
-        heard: list = []
-        while not heard or not self.returned.empty():
-            with suppress(Empty):  # on Windows an endless wait would hear no Ctrl-C
-                heard.append(self.returned.get(timeout=1))
-        return [call for call in heard if call]
+    def ask(self, batch: list[dict]) -> list:
+        """Make one batch request; return the Answer or Failure that came of each problem."""
+        import litellm
 
-    def sort(self, returned: list[Call]) -> tuple[list, list[Failure], list[Call]]:
-        """Tell answers, failures, and calls that are to be made again."""
-        answers, failures, again = [], [], []
-        for call in returned:
-            passing = []
-            # No outcomes: the run ended before it was sent.
-            for (number, problem), outcome in zip(call.batch, call.outcomes, strict=False):
-                if self.may_try_again(call, outcome):
-                    passing.append(((number, problem), outcome))
-                    continue
-                self.judge(number, outcome)
-                if isinstance(outcome, Failure):
-                    failures.append(outcome)
-                else:
-                    answers.append((problem, outcome))
-            if passing:
-                batch, causes = map(list, zip(*passing, strict=True))
-                again.append(Call(batch, call.attempt + 1, causes))
-        return answers, failures, again
+        o = self.options
+        request = {name: getattr(o, name) for name in (*SAMPLING, "timeout")}
+        messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
+        request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
+        with self.lock:
+            self.run.sent(len(batch))
+        try:
+            responses = litellm.batch_completion(**request)
+        except Exception as error:  # vllm/ raises instead of returning exceptions
+            responses = [error] * len(batch)
+        with self.lock:
+            self.run.under_way -= len(batch)
+        return [outcome(p, r, o) for p, r in zip(batch, responses, strict=True)]
 
-    def may_try_again(self, call: Call, outcome: Any) -> bool:
-        passing = isinstance(outcome, Failure) and outcome.concerns == PASSING
-        return passing and call.attempt <= self.max_retries and not self.ending.is_set()
+    def retries(self, failure: "Failure") -> int:
+        """How often to ask again: just once where nothing was ever answered, and nobody listens."""
+        most = 1 if failure.unreachable and not self.answers else self.options.max_retries
+        return min(most, self.options.max_retries)
 
-    def judge(self, number: int, outcome: Any):
-        """Note what ends the run: a failure of that kind, or the first ten all failing alike."""
-        failure = outcome if isinstance(outcome, Failure) else None
-        if number < 10:
-            self.first_ten.append(failure)
-        if failure and failure.concerns == RUN:
-            self.end = self.end or failure
-        elif number < 10 and len(self.first_ten) == 10:
-            self.end = self.end or self.alike()
-        if self.end:
-            self.ending.set()
+    def keep(self, outcomes: list, first: bool = False, *, last: bool = False):
+        """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
+        for outcome in outcomes:
+            self.arrived.put(outcome)
+        with self.lock:
+            arrived = [self.arrived.get() for _ in range(self.arrived.qsize())]
+            if self.closed:
+                return  # what comes now comes too late
+            self.closed = last
+            self.output.append(b"".join(outcome.line for outcome in arrived))
+            self.run.count(arrived)
+            for outcome in arrived:
+                self.judge(outcome)
+            self.first += outcomes if first else []
+            alike = len({outcome.kind for outcome in self.first}) == 1 and not self.answers
+            if len(self.first) >= 10 and alike:
+                self.finish(self.first[0], "all requests fail alike: ")
 
-    def alike(self) -> Failure | None:
-        """The failure that all of the first ten requests met, if it is one and the same."""
-        kinds = {failure and failure.kind for failure in self.first_ten}
-        return self.first_ten[0] if len(kinds) == 1 else None
+    def judge(self, outcome: Any):
+        """End the run at a failure that concerns all of it, or when the server is gone."""
+        if outcome.concerns == ANSWERED:
+            self.answers, self.in_a_row = self.answers + 1, 0
+        elif outcome.concerns == RUN or (outcome.unreachable and not self.answers):
+            self.finish(outcome)
+        elif outcome.concerns == PASSING:
+            self.in_a_row += 1
+            if self.in_a_row >= 10:
+                self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
 
-
-def prepare_litellm():
-    """Import litellm with no word of its own, no request for prices, and connections kept open."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    gc.disable()  # the import makes half a million objects that stay: a fifth of its time
-    import httpx
-    import litellm
-    from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
-
-    gc.freeze()
-    gc.enable()
-    litellm.suppress_debug_info = True
-    # By default httpx keeps 20 connections alive and opens at most 100: with more requests in
-    # flight nearly each opens a new one. litellm's clients for all providers share this default;
-    # for openai/ one client can be given, so that the first requests do not make one each.
-    limits = inspect.signature(httpx.Client).parameters["limits"].default
-    limits.max_connections = limits.max_keepalive_connections = None
-    litellm.client_session = httpx.Client(verify=get_ssl_configuration(), follow_redirects=True)
+    def finish(self, failure: "Failure", why: str = ""):
+        self.end = self.end or f"{why}{failure}; {failure.repair}"
+        self.ended.set()
 
 
-# --- telling -----------------------------------------------------------------------------------
-
-
-class Report:
-    """What people are told: a progress bar over answers, and what became of the run."""
-
-    def __init__(self, wanted: int, answered: int, totals: dict):
-        self.wanted, self.before, self.answered = wanted, answered, answered
-        self.totals = totals
-        self.failed: Counter[str] = Counter()
-        self.examples: dict[str, Failure] = {}
-        self.began = time.monotonic()
-        self.busy = self.longest = 0.0  # seconds that requests took: all together, and the longest
-        # In a log file, a line a minute.
-        line = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
-        log = {"mininterval": 60, "maxinterval": 60, "bar_format": line}
-        self.bar = tqdm(
-            total=wanted, initial=answered, unit=" answers", **({} if sys.stderr.isatty() else log)
-        )
-
-    def count(self, answers: list[tuple], records: list[dict], failures: list[Failure]):
-        for (_, response), record in zip(answers, records, strict=True):
-            self.count_answer(response, record)
-        for failure in failures:
-            self.failed[failure.kind] += 1
-            self.examples.setdefault(failure.kind, failure)
-        tokens = self.totals["prompt_tokens"] + self.totals["completion_tokens"]
-        self.bar.set_postfix_str(
-            f"{self.failed.total()} failed, {self.totals['truncated']} cut off, {tokens:,} tokens, "
-            f"{self.cost()}",
-            refresh=False,
-        )
-        self.bar.update(len(records))
-
-    def count_answer(self, response: Any, record: dict):
-        usage = getattr(response, "usage", None)
-        details = getattr(usage, "completion_tokens_details", None)
-        counts = {
-            "prompt_tokens": getattr(usage, "prompt_tokens", None),
-            "completion_tokens": getattr(usage, "completion_tokens", None),
-            "reasoning_tokens": getattr(details, "reasoning_tokens", None),
-            "truncated": getattr(response.choices[0], "finish_reason", None) == "length",
-            "empty": not record["response"],
-            "without_program": record["program"] is None,
-        }
-        for name, value in counts.items():
-            self.totals[name] += int(value or 0)
-        cost = getattr(response, "_hidden_params", {}).get("response_cost")
-        if cost is not None:
-            self.totals["cost"] = (self.totals["cost"] or 0) + cost
-        seconds = (getattr(response, "_response_ms", None) or 0) / 1000
-        self.busy, self.longest = self.busy + seconds, max(self.longest, seconds)
-        self.answered += 1
-
-    def cost(self) -> str:
-        cost = self.totals["cost"]
-        return "cost unknown" if cost is None else f"${cost:.4f}"
-
-    def conclude(self, end: Failure | None, concurrency: int):
-        """Print what the run came to; raise CompletionsError if a failure ended it."""
-        if self.answered > self.before or not end:
-            self.summary(concurrency)
-        if end:
-            alike = "" if end.concerns == RUN else "all requests fail alike: "
-            raise CompletionsError(
-                f"{alike}{end}; {end.repair} ({self.answered} of {self.wanted} answered)"
-            )
-
-    def summary(self, concurrency: int):
-        """Print what was answered and what not, what the answers are like, and what they cost."""
-        totals, elapsed = self.totals, time.monotonic() - self.began
-        notify(
-            f"{self.answered} of {self.wanted} answered in {elapsed:.0f} s; of the answers "
-            f"{totals['truncated']} cut off at --max-tokens, {totals['empty']} empty, "
-            f"{totals['without_program']} without a program\n"
-            f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
-            f"({totals['reasoning_tokens']:,} for reasoning), {self.cost()}"
-        )
-        for kind, number in self.failed.items():
-            example = self.examples[kind]
-            notify(f"{number} failed: {kind}, such as: {example.text}; {example.repair}")
-        if missing := self.wanted - self.answered:
-            notify(
-                f"{missing} of {self.wanted} have no answer; "
-                "run the same command again to retry them"
-            )
-        ideal = max(self.busy / concurrency, self.longest)
-        if elapsed > 60 and 0 < ideal < 0.6 * elapsed:
-            notify(
-                f"the model was kept busy {ideal / elapsed:.0%} of what {concurrency} requests at "
-                f"once could; --batch-size 1 --concurrent-batches {concurrency} does not wait for "
-                "the slowest of a batch"
-            )
+def at_once(options: argparse.Namespace) -> int:
+    """How many batches may be under way: each request needs a file that this process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return options.concurrent_batches
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, which says "unlimited"
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    most = max(1, (files - 64) // options.batch_size)
+    if options.concurrent_batches > most:
+        notify(f"{files} open files (ulimit -n) allow {most} --concurrent-batches at once, no more")
+    return min(options.concurrent_batches, most)
 
 
 # --- the program -------------------------------------------------------------------------------
@@ -865,7 +1050,7 @@ def main_with_args(
     model: str,
     benchmark: str,
     temperature: float | None,
-    max_tokens: int,
+    max_tokens: int | None,
     top_p: float | None,
     batch_size: int,
     lang: str,
@@ -875,97 +1060,62 @@ def main_with_args(
     limit: int | None = None,
     config: str | None = None,
     split: str = "test",
+    revision: str | None = None,
     prompt_column: str = "prompt",
+    details: bool = False,
     timeout: float = 600,
     max_retries: int = 5,
     param: dict | None = None,
+    stop: threading.Event | None = None,
 ) -> int:
     """Ask for every answer that the output lacks, append each, return how many are still missing.
 
-    The parameters are the options of the command line; None for temperature or top_p sends none.
-    Raises CompletionsError where the run cannot begin or go on, and Interrupted on Ctrl-C or
-    SIGTERM; every answered batch is on disk then.
+    The parameters are the options of the command line; None for temperature, top_p or max_tokens
+    sends none. Raises CompletionsError where the run cannot begin or go on, and KeyboardInterrupt
+    on Ctrl-C or when another thread sets stop; every answer that came is on disk then.
     """
-    param = param or {}
-    secrets = Secrets(param)
-    sampling = dict(model=model, temperature=temperature, max_tokens=max_tokens, top_p=top_p)
-    settings = {**sampling, "lang": lang, "prompt_column": prompt_column, "param": param}
-    request = {**sampling, "timeout": timeout, "max_retries": 0, **param}
-    problems = load_benchmark(benchmark, config=config, split=split, prompt_column=prompt_column)
-    keys = [content_key(problem) for problem in problems]
-    source = {"name": benchmark, "config": config, "split": split, "problems": len(problems)}
-    source["sha256"] = hashlib.sha256(b"".join(keys)).hexdigest()
-    with Output(output_path) as output:
-        answered = output.answered(keys)
-        run_file = RunFile(output_path, secrets.masked(settings), source)
-        run_file.resume(answered.total())
-        output.cut_torn_line()
-        todo = unanswered(problems[:limit], keys, answered, num_samples)
-        wanted = len(problems[:limit]) * num_samples
-        if not todo:
-            notify(f"all {wanted} answers are in {output_path} already")
-            return 0
-        run_file.save()
-        prepare_litellm()
-        report = Report(wanted, wanted - len(todo), run_file.totals)
-
-        def ask_batch(batch: list[dict]) -> list:
-            prompts = [make_prompt(problem, lang, prompt_column) for problem in batch]
-            return ask(prompts, request, secrets)
-
-        requests = Requests(ask_batch, run_file.totals, max_retries)
-        try:
-            with report.bar, on_stop(requests.interrupt):
-                todo_in_batches = batches(todo, batch_size, progress=False)
-                for answers, failures in requests.outcomes(todo_in_batches, concurrent_batches):
-                    records = [
-                        make_record(problem, response, lang) for problem, response in answers
-                    ]
-                    output.append(records)
-                    report.count(answers, records, failures)
-                    run_file.save(at_most_once_a_second=True)
-        finally:
-            run_file.finish(complete=report.answered == wanted)
-        report.conclude(requests.end, batch_size * concurrent_batches)
-        return wanted - report.answered
+    options = argparse.Namespace(**locals() | {"param": param or {}})
+    check(options)
+    with told(options.param, output_path) as masked:
+        source: dict = {"config": config, "split": split, "revision": revision}
+        problems = load_benchmark(benchmark, **source, prompt_column=prompt_column, source=source)
+        keys = [content_key(problem) for problem in problems]
+        source |= {"name": benchmark, "problems": len(keys)}
+        source["sha256"] = hashlib.sha256(b"".join(keys)).hexdigest()
+        output = Output(output_path)
+        with output.file:
+            answered = output.answered(keys)
+            settings = {name: getattr(options, name) for name in SETTINGS}
+            run = Run(output, masked.settings(settings), masked.settings(source))
+            todo = unanswered(problems[:limit], keys, answered, num_samples)
+            output.cut_torn_line()
+            requests = Requests(output, run, options)
+            with run.shown(len(problems[:limit]) * num_samples, len(todo)):
+                run.save()
+                if todo:
+                    connect(options)
+                    requests.perform(batches(todo, batch_size, progress=False), at_once(options))
+        run.conclude(requests.end, options)
+        return run.missing
 
 
 # --- the command line --------------------------------------------------------------------------
 
-EXAMPLES = """\
-The key of an API comes from the environment, here OPENAI_API_KEY. On a server
-of your own, with 64 requests at once:
-
-    python completions.py --model hosted_vllm/Qwen/Qwen3-8B \\
-        --benchmark problems.jsonl --lang "C#" --output-path cs.jsonl \\
-        --param api_base=http://127.0.0.1:8000/v1 \\
-        --batch-size 1 --concurrent-batches 64
-
-A dataset of the Hugging Face Hub that needs options:
-
-    python completions.py --model openai/gpt-4.1-nano \\
-        --benchmark nuprl/MultiPL-E --config humaneval-lua --split test \\
-        --lang Lua --output-path lua.jsonl
-
-Exit codes: 0 every problem answered, 1 some unanswered or the run could not go
-on, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
-
-RESERVED = (
-    *("model", "messages", "temperature", "max_tokens", "top_p", "timeout", "request_timeout"),
-    *("max_retries", "num_retries", "max_workers", "n", "stream"),
-)
+EXIT_CODES = """\
+The key of an API comes from the environment, such as OPENAI_API_KEY. Exit codes:
+0 every problem answered, 1 some unanswered or the run could not go on, 2 usage,
+130 Ctrl-C, 143 SIGTERM."""
 
 
-def number(kind: Callable, least: float, most: float = math.inf, *, or_none: bool = False):
-    """Make a type for argparse: an int or a finite float within two bounds."""
+def number(kind: Callable, least: float, most: float, *, or_none: bool = False) -> Callable:
+    """Make a type for argparse: an int or a float within two bounds."""
 
     def parse(text: str) -> Any:
         if or_none and text.lower() == "none":
             return None
         value = kind(text)
-        if not (least <= value <= most and math.isfinite(value)):
-            bounds = f"within {least:g} and {most:g}" if most < math.inf else f"{least:g} or more"
-            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not within {least:g} and {most:,g}")
         return value
 
     parse.__name__ = "whole number" if kind is int else "number"
@@ -976,94 +1126,142 @@ def key_value(text: str) -> tuple[str, object]:
     """Split KEY=VALUE; the value is JSON where it parses as JSON, else text."""
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
-        raise argparse.ArgumentTypeError(f"{text.split('=')[0]!r} is not of the form KEY=VALUE")
+        raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
     if key in RESERVED:
         raise argparse.ArgumentTypeError(f"{key} cannot be passed on: see the options for it")
-    with suppress(ValueError):
-        value = json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
-    return key, value
+    return key, json_or_text(value)
+
+
+def json_or_text(value: str) -> object:
+    with suppress(ValueError, RecursionError):
+        return json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
+    return value
+
+
+RESERVED = {"model", "messages", "temperature", "max_tokens", "top_p", "timeout", "n", "stream"}
+RESERVED |= {"request_timeout", "max_retries", "num_retries", "max_workers"}
+# fmt: off
+NUMBERS = {  # least, most, and whether it can be none
+    "num_samples": number(int, 1, 10_000), "limit": number(int, 1, 10**9, or_none=True),
+    "temperature": number(float, 0, 100, or_none=True), "top_p": number(float, 0, 1, or_none=True),
+    "max_tokens": number(int, 1, 10**8, or_none=True), "batch_size": number(int, 1, 10_000),
+    "concurrent_batches": number(int, 1, 10_000), "timeout": number(float, 0.001, 10**6),
+    "max_retries": number(int, 0, 100),
+}
+OPTIONS = {  # of each group: name, metavar, default, help
+    "what to run": (
+        ("model", "MODEL", ..., "LiteLLM's name of the model, with its provider"),
+        ("benchmark", "BENCHMARK", ..., "a JSONL file (.gz .bz2 .xz .zst .zip too) or its address, "
+         "a dataset of the Hugging Face Hub, or a folder"),
+        ("lang", "LANG", ..., 'language to solve in: free text for the prompt, as "C#"'),
+        ("output_path", "FILE", ..., "JSONL file to append to; FILE.run.json says what made it"),
+        ("num_samples", "N", 1, "answers to each problem, one record each"),
+        ("limit", "N", None, "only the first N problems (default: all)"),
+    ),
+    "where a benchmark differs": (
+        ("config", "NAME", None, "configuration of a dataset (default: none)"),
+        ("split", "NAME", "test", "split of a dataset, also a slice such as test[:20]"),
+        ("revision", "NAME", None, "branch, tag or commit of a dataset (default: its newest)"),
+        ("prompt_column", "NAME", "prompt", "field that holds the prompt"),
+    ),
+    "how to sample: these change scores": (
+        ("temperature", "T", 0.2, "a number, at least 0, or none: not sent"),
+        ("top_p", "P", 0.95, "a number within 0 and 1, or none: not sent"),
+        ("max_tokens", "N", 5000, "tokens of one response, reasoning included, or none: not sent"),
+    ),
+    "pace and patience": (
+        ("batch_size", "N", 10, "problems in one batch request"),
+        ("concurrent_batches", "K", 1, "batch requests under way at once; --batch-size 1 with K=64 "
+         "keeps 64 requests in flight with no waiting for the slowest of a batch"),
+        ("timeout", "SECONDS", 600, "for a silence of the server; three times that for a request"),
+        ("max_retries", "N", 5, "for a request that failed for a passing reason"),
+    ),
+}
+# fmt: on
+
+
+def check(options: argparse.Namespace):
+    """Raise CompletionsError for values that no run can have, alone or together."""
+    for name, parse in NUMBERS.items():
+        value = getattr(options, name)
+        try:
+            parse("none" if value is None else str(value))
+        except (ValueError, argparse.ArgumentTypeError):
+            raise CompletionsError(f"{name} cannot be {value!r}") from None
+    if options.prompt_column in OURS:
+        raise CompletionsError(f"--prompt-column cannot be {options.prompt_column}: it is written")
+    if options.num_samples > 1 and "seed" in options.param:
+        raise CompletionsError("with seed all samples of a problem are the same: leave it out")
+    if options.model.startswith(("vllm/", "aiohttp_openai/")) and options.concurrent_batches > 1:
+        own = "start a vLLM server and use hosted_vllm/"
+        raise CompletionsError(
+            f"vllm/ runs one batch at a time: drop --concurrent-batches, or {own}"
+        )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line; as argparse does, exit with 2 at what is wrong."""
+    look = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="completions.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "completions.py", None, __doc__, EXIT_CODES, formatter_class=look, allow_abbrev=False
     )
-    # fmt: off
-    option = parser.add_argument_group("what to run").add_argument
-    option("--model", required=True, help="LiteLLM's name of the model, with its provider")
-    option("--benchmark", required=True,
-           help="a JSONL file (.gz .bz2 .xz .zst too), a dataset of the Hugging Face Hub, or a "
-                "folder")
-    option("--lang", required=True, help='language to solve in: free text for the prompt, as "C#"')
-    option("--output-path", required=True, metavar="FILE",
-           help="JSONL file to append to; FILE.run.json beside it says what made it")
-    option("--num-samples", type=number(int, 1), default=1, metavar="N",
-           help="answers to each problem, one record each (default: %(default)s)")
-    option("--limit", type=number(int, 1), metavar="N",
-           help="only the first N problems (default: all)")
-
-    option = parser.add_argument_group("where a benchmark differs").add_argument
-    option("--config", metavar="NAME", help="configuration of a dataset (default: none)")
-    option("--split", default="test", metavar="NAME",
-           help="split of a dataset, also a slice such as test[:20] (default: %(default)s)")
-    option("--prompt-column", default="prompt", metavar="NAME",
-           help="field that holds the prompt (default: %(default)s)")
-
-    option = parser.add_argument_group("how to sample: these change scores").add_argument
-    option("--temperature", type=number(float, 0, or_none=True), default=0.2, metavar="T",
-           help="a number, at least 0, or none: not sent (default: %(default)s)")
-    option("--top-p", type=number(float, 0, 1, or_none=True), default=0.95, metavar="P",
-           help="a number within 0 and 1, or none: not sent (default: %(default)s)")
-    option("--max-tokens", type=number(int, 1), default=5000, metavar="N",
-           help="tokens of one response, reasoning included (default: %(default)s)")
-    option("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE",
-           help="passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, "
-                "reasoning_effort, extra_body ...")
-
-    option = parser.add_argument_group("pace and patience").add_argument
-    option("--batch-size", type=number(int, 1), default=10, metavar="N",
-           help="problems in one batch request (default: %(default)s)")
-    option("--concurrent-batches", type=number(int, 1), default=1, metavar="K",
-           help="batch requests under way at once; --batch-size 1 with K=64 keeps 64 requests in "
-                "flight with no waiting for the slowest of a batch (default: %(default)s)")
-    option("--timeout", type=number(float, 0.001, 1e7), default=600, metavar="SECONDS",
-           help="for one request (default: %(default)s)")
-    option("--max-retries", type=number(int, 0), default=5, metavar="N",
-           help="for a request that failed for a passing reason (default: %(default)s)")
-    # fmt: on
-
+    for group, options in OPTIONS.items():
+        add = parser.add_argument_group(group).add_argument
+        for name, metavar, default, text in options:
+            text += "" if default in (..., None) else " (default: %(default)s)"
+            wanted = {"required": True} if default is ... else {"default": default}
+            kind = NUMBERS.get(name, str)
+            add("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text, **wanted)
+    help = (
+        "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, extra_body"
+    )
+    many: dict = {"type": key_value, "action": "append", "default": [], "metavar": "KEY=VALUE"}
+    add("--param", help=help, **many)
+    help = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
+    add("--details", action="store_true", help=help)
     args = parser.parse_args(argv)
     args.param = dict(args.param)
-    if args.model.startswith("vllm/") and args.concurrent_batches > 1:
-        parser.error(
-            "vllm/ runs in this process, one batch at a time: drop --concurrent-batches, "
-            "or start a vLLM server and use hosted_vllm/"
-        )
+    try:
+        check(args)
+    except CompletionsError as error:
+        parser.error(str(error))
     return args
 
 
+def typed(argv: list[str]) -> list[dict]:
+    """What was typed, as names and values, so that a usage error shows no key."""
+    pairs = [word.partition("=")[::2] for word in argv]
+    pairs += [(word, value) for word, value in pairwise(argv) if re.match("--?[^=]+$", word)]
+    return [{name: json_or_text(value)} for name, value in pairs]
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    args = parse_args(argv)
-    secrets = Secrets(args.param)
+    """Run the command line; return the exit code.
+
+    The run has a thread of its own, so that a signal hits nothing but the wait for it here, and is
+    remembered whatever the moment.
+    """
     logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
     warnings.simplefilter("ignore")
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(number))
+    stop = threading.Event()
     try:
-        with on_stop(Interrupted.throw):
-            return 1 if main_with_args(**vars(args)) else 0
+        with told(typed(sys.argv[1:] if argv is None else argv)):
+            args = parse_args(argv)
+            running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args), stop=stop)
+            while not (running.done() or signals):
+                wait([running], timeout=0.1)
+            if signals:
+                stop.set()  # has what arrived written, which takes no time
+                wait([running], timeout=1.5)
+                name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
+                raise CompletionsError(f"stopped by {name}; run the same command again to go on")
+            return 1 if running.result() else 0
     except CompletionsError as error:
-        notify(f"completions.py: {secrets.mask(str(error))}")
-    except Interrupted as stop:
-        name = signal.Signals(stop.args[0]).name.replace("SIGINT", "Ctrl-C")
-        notify(f"completions.py: stopped by {name}; run the same command again to go on")
-        return 128 + stop.args[0]
-    except Exception:
-        notify(secrets.mask(traceback.format_exc()))
-    return 1
+        notify(f"completions.py: {error}")
+    return 128 + signals[0] if signals else 1
 
 
 if __name__ == "__main__":
