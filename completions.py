@@ -600,12 +600,13 @@ BLOCKED = (
     r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
     r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
     r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
-    r"|敏感|违规|不安全|不当内容"
+    r"|(content|considered).{0,15}risk|敏感|违规|不安全|不当内容"
 )
 MONEY = (
     r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
-    r"|funds|pre.?paid|quota|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
-    r"|(exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
+    r"|funds|pre.?paid|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
+    r"|(exceeded|insufficient|current|no).{0,15}quota|quota.{0,15}(exceed|used up|insufficient)"
+    r"|(over|exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
     r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
 )
 COMES_BACK = r"per.?(minute|second|min\b)|(again|retry|wait)\w* (in|after|for)\b|\b[rt]pm\b"
@@ -620,19 +621,22 @@ FAILURES = (
     ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
     ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
      "the servers behind that address are down or busy: see its log"),
-    ("too long", PROBLEM, r"4.*(max.(model.len|tokens.{0,40}too (large|big))|in the completion)",
-     "lower --max-tokens: the context does not hold both the prompt and that"),
-    ("too long", PROBLEM, r"4.*(context.{0,5}(length|window|size)|too (long|large|many tokens))",
-     "it is too long for this model"),
-    ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
-    ("max_tokens refused", RUN, r"(4|local).*max.tokens",
+    ("max_tokens refused", RUN, r"(4|local).*max.tokens.*(not support|unsupported|instead)"
+     r"|(4|local).*(not support|unsupported|unrecogni).*max.tokens",
      "--max-tokens none --param max_completion_tokens=5000"),
+    ("too long", PROBLEM, r"4(?!29).*(max.(new.|output.|completion.)?tokens|max.model.len"
+     r"|(output|completion|requested).{0,25}tokens|tokens.{0,25}(output|completion))",
+     "lower --max-tokens: the model does not give that many, or not after this prompt"),
+    ("too long", PROBLEM, r"4(?!29).*(context.{0,5}(length|window|size)|too (long|many tokens))"
+     r"|4.*too large", "it is too long for this model"),
+    ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
     ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
      "try --temperature none --top-p none (some models want one of the two)"),
     ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
-     r"(param|argument|input|field)", "mend or leave out: {param}"),
-    ("unknown model", RUN, r"404|(4|local).*((no such|invalid|unknown) model|llm provider not"
-     r"|model.{0,60}(not|unknown|invalid))", "check --model (provider/name) and the address"),
+     r"(param|argument|input|field)", "mend or leave it out{param}"),
+    ("unknown model", RUN, r"404|(4|local).*((no such|invalid|unknown|not a valid) model"
+     r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown|invalid)|模型不)",
+     "check --model (provider/name) and the address"),
     ("wrong key", RUN, rf"40[13]|(4|local).*({KEY})",
      "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
     ("timeout", PASSING, r"408|0 ReadTimeout", "raise --timeout, or lower --max-tokens"),
@@ -642,7 +646,7 @@ FAILURES = (
      "is the server up, its address right, and http or https?"),
     ("no answer", PASSING, r"[025]|409|424|425|498|499", "see the server's log"),
     ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
-    ("not sent", RUN, r"local", "mend what it names, or the values given: {param}"),
+    ("not sent", RUN, r"local", "mend what it names{param}"),
 )
 # fmt: on
 
@@ -655,15 +659,16 @@ class Failure:
     def __init__(self, problem: dict, error: Exception, options: argparse.Namespace):
         self.problem, (*chain, last) = problem, causes(error)
         cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
-        text, status = str(cause or last), cause.status if cause else "local"
+        text, status = readable(str(cause or last)), cause.status if cause else "local"
         text = text.replace(problem[options.prompt_column], "")  # it may speak of a balance
-        self.text = one_line(readable(text) or type(last).__name__).rstrip(".")
-        # So may an address, and a body of some MB is too long to search.
+        self.text = one_line(text or type(last).__name__).removesuffix(".")
+        # So may an address; and a body of some MB is too long to search.
         signature = re.sub(r"\w+://\S+|_", " ", f"{status} {' '.join(text[:2000].split())}")
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         label, self.concerns, _, repair = row
         self.kind = f"{status} {label}" if cause and status else label
-        self.repair = repair.format(param=", ".join(f"{k}={v}" for k, v in options.param.items()))
+        given = ", ".join(f"{name}={value}" for name, value in options.param.items())
+        self.repair = repair.format(param=f" (given: {given})" if given else "")
         self.retry_after = retry_after(cause.headers, text) if cause else 0.0
         self.unreachable = label == "no connection"
         self.per_minute = label == "rate limit" and not self.retry_after
@@ -683,7 +688,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def readable(body: str) -> str:
-    """The texts in the JSON of an error, of whatever form; else the body without its HTML tags."""
+    """The texts in an error's JSON, whatever its form; else the body without its HTML tags."""
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, dict | list):
@@ -935,7 +940,7 @@ class Requests:
             pool = ThreadPoolExecutor(concurrency)
             workers = {pool.submit(self.work_off, batches) for _ in range(concurrency)}
             while workers:
-                done, workers = wait(workers, timeout=0.2, return_when=FIRST_EXCEPTION)
+                done, workers = wait(workers, timeout=0.1, return_when=FIRST_EXCEPTION)
                 for worker in done:
                     worker.result()  # raises what the thread raised
                 if self.options.stop and self.options.stop.is_set():
@@ -1255,7 +1260,7 @@ def main(argv: list[str] | None = None) -> int:
                 wait([running], timeout=0.1)
             if signals:
                 stop.set()  # has what arrived written, which takes no time
-                wait([running], timeout=1.5)
+                wait([running], timeout=1)
                 name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
                 raise CompletionsError(f"stopped by {name}; run the same command again to go on")
             return 1 if running.result() else 0

@@ -7,7 +7,8 @@ response times of models are). Each way of asking runs as a command of its own, 
 what they took is printed as a table in Markdown. The ideal is a window that is always full: the
 problems in the order of the file, each sent the moment that an earlier one is answered.
 
-It takes five minutes, with --quick less than two.
+It takes five minutes, with --quick less than two. With --cpu it measures instead what the script
+adds to the CPU time of litellm itself, on quick requests.
 """
 
 import argparse
@@ -20,11 +21,13 @@ import platform
 import random
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -153,7 +156,20 @@ def async_openai(url: str, prompts: list[str], concurrency: int) -> list[str]:
     return asyncio.run(ask_all())
 
 
-CLIENTS = {"litellm": litellm_pool, "openai": async_openai}
+def litellm_batches(url: str, prompts: list[str], concurrency: int) -> list[str]:
+    """Ask with litellm.batch_completion alone, 100 messages a call."""
+    import litellm
+
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    options: dict = {"model": f"openai/{MODEL}", "api_base": url, "max_workers": concurrency}
+    answers = []
+    for n in range(0, len(messages), 100):
+        batch = messages[n : n + 100]
+        answers += litellm.batch_completion(messages=batch, max_retries=0, **options, **SAMPLING)
+    return [answer.choices[0].message.content for answer in answers]
+
+
+CLIENTS = {"litellm": litellm_pool, "openai": async_openai, "batches": litellm_batches}
 
 
 def run_client(name: str, url: str, benchmark: str, output: str, concurrency: str):
@@ -185,6 +201,16 @@ def ways(url: str, benchmark: Path, output: Path, concurrency: int) -> Iterator[
         yield way, [*client, str(concurrency)]
 
 
+@contextmanager
+def serving(problems: int, median: float) -> Iterator[str]:
+    """Run the server in a process of its own, which ends with this one at the latest."""
+    command = [sys.executable, __file__, "--server", str(problems), str(median)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdout
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+
+
 def compare(problems: int, concurrency: int, median: float):
     """Run all ways on one workload, and print the table of what they took."""
     waits = latencies(problems, median)
@@ -196,14 +222,7 @@ def compare(problems: int, concurrency: int, median: float):
         f"| most in flight |\n|---|--:|--:|--:|--:|--:|\n| ideal | {best:.1f} s | 1.00 | | | |",
         flush=True,
     )
-    command = [sys.executable, __file__, "--server", str(problems), str(median)]
-    pipe = subprocess.PIPE  # the server ends when its stdin does: at the latest with this process
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server,
-    ):
-        assert server.stdout
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+    with serving(problems, median) as url, tempfile.TemporaryDirectory() as folder:
         benchmark, output = Path(folder, "problems.jsonl"), Path(folder, "answers.jsonl")
         rows = [{"name": number, "prompt": PROMPT.format(number)} for number in range(problems)]
         benchmark.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -219,6 +238,45 @@ def compare(problems: int, concurrency: int, median: float):
                 f"{seen['connections']:,} | {seen['peak']} |",
                 flush=True,
             )
+
+
+def compare_cpu(requests: int = 2000, concurrency: int = 64, rounds: int = 3):
+    """Print the CPU time of a request, its start left out: litellm alone, and the script."""
+    script: list = [sys.executable, SCRIPT, "--model", f"openai/{MODEL}", "--lang", "Lua"]
+    script += ["--batch-size", "1", "--concurrent-batches", str(concurrency)]
+    times: dict[str, list[float]] = {"litellm.batch_completion alone": [], "completions.py": []}
+    with serving(requests + 200, 0.01) as url, tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{count}.jsonl") for count in (200, requests + 200)]
+        for file in files:
+            rows = ({"prompt": PROMPT.format(n)} for n in range(int(file.stem)))
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        for number in range(rounds):
+            used = []
+            for file in files:
+                output = Path(folder, f"answers-{number}-{file.name}")
+                alone: list = [sys.executable, __file__, "--client", "batches", f"{url}/v1", file]
+                used.append(cpu_seconds([*alone, Path(folder, "alone.jsonl"), str(concurrency)]))
+                param = ["--param", f"api_base={url}/v1"]
+                ours = [*script, *param, "--benchmark", file, "--output-path", output]
+                used.append(cpu_seconds(ours))
+            few_alone, few_ours, many_alone, many_ours = used
+            times["litellm.batch_completion alone"].append((many_alone - few_alone) / requests)
+            times["completions.py"].append((many_ours - few_ours) / requests)
+    print(f"\n{requests:,} quick requests, {concurrency} in flight, median of {rounds} runs each\n")
+    print("| way | CPU time a request |\n|---|--:|")
+    alone, ours = (statistics.median(seconds) for seconds in times.values())
+    print(f"| litellm.batch_completion alone, 100 messages a call | {1000 * alone:.1f} ms |")
+    print(f"| completions.py | {1000 * ours:.1f} ms, {ours / alone:.2f} times that |")
+
+
+def cpu_seconds(command: list) -> float:
+    """Run a command; return the seconds of CPU that its process used, in user and system mode."""
+    before = os.times()
+    subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+    after = os.times()
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def measure(command: list, url: str) -> tuple[float, dict]:
@@ -237,6 +295,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the problems")
+    parser.add_argument("--cpu", action="store_true", help="what the script adds to litellm's own")
     parser.add_argument("--problems", type=int, metavar="N", help="one workload of N problems")
     parser.add_argument(
         "--concurrency",
@@ -263,10 +322,11 @@ def main():
         # All start as on a second run, which finds what it imports compiled.
         os.environ |= {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
         subprocess.run([sys.executable, "-c", "import litellm, openai; litellm.completion"])
-        for problems, concurrency in (
-            [(args.problems, args.concurrency)] if args.problems else workloads
-        ):
+        workloads = [(args.problems, args.concurrency)] if args.problems else workloads
+        for problems, concurrency in [] if args.cpu else workloads:
             compare(problems, concurrency, args.median)
+        if args.cpu:
+            compare_cpu()
     command = shlex.join(["benchmarks/throughput.py", *sys.argv[1:]])
     print(
         f"\n{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
