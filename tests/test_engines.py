@@ -1,0 +1,238 @@
+"""The script against real engines: a LiteLLM proxy in front of two llama.cpp servers.
+
+uv brings the proxy in an environment of its own, as it would be on a machine of its own. Marked
+`engines` and left out of a plain `pytest`: its start alone takes half a minute. Run them with
+
+    uv run pytest -m engines
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, read_jsonl, run_file, write_problems
+
+pytestmark = pytest.mark.engines
+
+KEY = "sk-of-the-proxy-0123456789"
+CONFIG = """\
+model_list:
+  - model_name: small
+    litellm_params: {{model: openai/one, api_base: "{one}/v1", api_key: none}}
+  - model_name: small
+    litellm_params: {{model: openai/two, api_base: "{two}/v1", api_key: none}}
+  - model_name: paid
+    litellm_params:
+      {{model: openai/one, api_base: "{one}/v1", api_key: none,
+       input_cost_per_token: 1, output_cost_per_token: 1, max_budget: 1, budget_duration: 1d}}
+general_settings: {{master_key: {key}}}
+router_settings: {{num_retries: 0, allowed_fails: 0, cooldown_time: 2}}
+"""
+SERVE = """\
+import sys
+from demo import serve_small_model
+with serve_small_model(int(sys.argv[1])) as url:
+    print(url, flush=True)
+    sys.stdin.read()  # until the test ends, however it ends
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(happened, process: subprocess.Popen | None = None, seconds: int = 300):
+    """Wait for something to become true; fail if the process ends first."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process is None or process.poll() is None, process.args
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def responds(url: str) -> bool:
+    with suppress(OSError):
+        return urllib.request.urlopen(url, timeout=5).status == 200
+    return False
+
+
+class Engine:
+    """A llama.cpp server on a port of its own, which can die and come back."""
+
+    def __init__(self):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        command = [sys.executable, "-c", SERVE, str(self.port)]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(command, cwd=ROOT / "examples", **pipes)
+        assert self.process.stdout.readline(), "it did not start"
+
+    def die(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def engines(request):
+    """The two servers behind the proxy, started anew for each test that needs them."""
+    _, engines = request.getfixturevalue("proxy")
+    for engine in engines:
+        engine.start()
+    yield engines
+    for engine in engines:
+        engine.die()
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory):
+    """The address of the proxy, and the two engines behind it, which are not running yet."""
+    engines = Engine(), Engine()
+    folder, port = tmp_path_factory.mktemp("proxy"), free_port()
+    one, two = (engine.url for engine in engines)
+    (folder / "config.yaml").write_text(CONFIG.format(one=one, two=two, key=KEY))
+    command = [os.environ.get("UV", "uv"), "tool", "run", "--python", sys.executable]
+    command += ["--from", "litellm[proxy] >= 1.100, < 2", "litellm"]
+    command += ["--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    env["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: responds(f"{url}/health/liveliness"), process)
+        yield url, engines
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+@contextmanager
+def running(url: str, *options, key: str = KEY, model: str = "litellm_proxy/small"):
+    """Run the script on the problems in this folder; it is killed if the test fails meanwhile."""
+    command = [sys.executable, str(ROOT / "completions.py"), "--model", model]
+    command += ["--benchmark", "problems.jsonl", "--lang", "Python", "--output-path", "out.jsonl"]
+    command += ["--max-tokens", "20", "--param", f"api_base={url}/v1", *map(str, options)]
+    env = os.environ | {"LITELLM_PROXY_API_KEY": key}
+    with open("told", "w") as told:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=told)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run(url: str, *options, **how) -> tuple[int, str]:
+    """Run the script to its end; return its exit code and what it told."""
+    with running(url, *options, **how) as process:
+        assert process.wait(timeout=300) is not None
+    return process.returncode, Path("told").read_text(encoding="utf-8")
+
+
+def begun() -> bool:
+    return Path("out.jsonl").exists() and Path("out.jsonl").stat().st_size > 0
+
+
+def answered() -> list[int]:
+    return sorted(record["task_id"] for record in read_jsonl()) if begun() else []
+
+
+def requests() -> int:
+    return run_file()["totals"]["requests"]
+
+
+def test_a_proxy_before_two_servers_has_every_problem_answered(proxy, engines):
+    write_problems(8)
+    code, told = run(proxy[0])
+    assert code == 0, told
+    assert answered() == list(range(8))
+    assert all(record["response"] for record in read_jsonl())
+    assert run_file()["totals"]["completion_tokens"] > 8
+
+
+def test_a_server_that_dies_on_the_way_costs_no_answer(proxy, engines):
+    write_problems(24)
+    with running(proxy[0], "--batch-size", 1, "--concurrent-batches", 4) as process:
+        wait_until(begun, process)
+        engines[1].die()
+        assert process.wait(timeout=300) == 0, Path("told").read_text()
+    assert answered() == list(range(24))
+
+
+def test_all_servers_dying_and_coming_back_costs_no_answer(proxy, engines):
+    write_problems(24)
+    with running(proxy[0], "--batch-size", 1, "--concurrent-batches", 4) as process:
+        wait_until(begun, process)
+        for engine in engines:
+            engine.die()
+        for engine in engines:
+            engine.start()
+        assert process.wait(timeout=300) == 0, Path("told").read_text()
+    assert answered() == list(range(24))
+    assert requests() > 24
+
+
+def test_a_wrong_key_ends_the_run_and_names_the_key(proxy):
+    write_problems(30)
+    code, told = run(proxy[0], key="sk-another-0123456789")
+    assert code == 1
+    assert re.search(r"\bkey\b", told) and "sk-another" not in told, told
+    assert requests() <= 10
+    assert answered() == []
+
+
+def test_a_model_that_the_proxy_does_not_have_ends_the_run_and_names_the_option(proxy):
+    write_problems(30)
+    code, told = run(proxy[0], model="litellm_proxy/unknown")
+    assert code == 1
+    assert "--model" in told and "unknown" in told, told
+    assert requests() <= 10
+    assert answered() == []
+
+
+def test_a_budget_that_is_used_up_ends_the_run_and_is_named(proxy, engines):
+    write_problems(30)
+    once = ("--batch-size", 1, "--max-retries", 1)
+    code, told = run(proxy[0], *once, model="litellm_proxy/paid")
+    assert code == 1
+    assert "budget" in told, told
+    assert answered(), "what was answered before is kept"
+    assert requests() < 15
+
+
+def test_a_prompt_too_long_for_the_context_costs_only_itself(proxy, engines):
+    problems = write_problems(4)
+    problems[2]["prompt"] = "word " * 3000
+    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    code, told = run(proxy[0])
+    assert code == 1
+    assert answered() == [0, 1, 3]
+    assert "context" in told and "try increasing it" in told, told
+    assert requests() == 4
+
+
+def test_an_answer_that_fills_the_context_is_told_as_that(proxy, engines):
+    problems = write_problems(1)
+    problems[0]["prompt"] = "word " * 940
+    Path("problems.jsonl").write_text(json.dumps(problems[0]) + "\n")
+    more = ("--max-tokens", 5000, "--param", 'extra_body={"ignore_eos": true}')
+    code, told = run(proxy[0], *more)
+    assert code == 0
+    totals = run_file()["totals"]
+    assert totals["truncated"] == 1 and totals["completion_tokens"] < 100
+    assert "context" in told, told
