@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, read_jsonl, run_file, write_problems
 
+from completions import main
+
 pytestmark = pytest.mark.engines
 
 KEY = "sk-of-the-proxy-0123456789"
@@ -86,9 +88,9 @@ class Engine:
 
 
 @pytest.fixture
-def engines(request):
+def engines(proxy):
     """The two servers behind the proxy, started anew for each test that needs them."""
-    _, engines = request.getfixturevalue("proxy")
+    _, engines = proxy
     for engine in engines:
         engine.start()
     yield engines
@@ -121,27 +123,39 @@ def proxy(tmp_path_factory):
         process.wait()
 
 
+def options(url: str, *more, model: str = "litellm_proxy/small") -> list[str]:
+    """The options of a run on the proxy; later ones override earlier ones."""
+    return [
+        *("--model", model, "--benchmark", "problems.jsonl", "--lang", "Python"),
+        *("--output-path", "out.jsonl", "--max-tokens", "20"),
+        *("--param", f"api_base={url}/v1", *map(str, more)),
+    ]
+
+
+@pytest.fixture
+def run(proxy, monkeypatch, capsys):
+    """Run the script to its end; the exit code and what it told."""
+
+    def run(*more, key: str = KEY, **how) -> tuple[int, str]:
+        monkeypatch.setenv("LITELLM_PROXY_API_KEY", key)
+        code = main(options(proxy[0], *more, **how))
+        return code, capsys.readouterr().err
+
+    return run
+
+
 @contextmanager
-def running(url: str, *options, key: str = KEY, model: str = "litellm_proxy/small"):
-    """Run the script on the problems in this folder; it is killed if the test fails meanwhile."""
-    command = [sys.executable, str(ROOT / "completions.py"), "--model", model]
-    command += ["--benchmark", "problems.jsonl", "--lang", "Python", "--output-path", "out.jsonl"]
-    command += ["--max-tokens", "20", "--param", f"api_base={url}/v1", *map(str, options)]
-    env = os.environ | {"LITELLM_PROXY_API_KEY": key}
+def running(url: str, *more):
+    """Run the script in a process of its own; it is killed if the test fails meanwhile."""
+    command = [sys.executable, str(ROOT / "completions.py"), *options(url, *more)]
+    env = os.environ | {"LITELLM_PROXY_API_KEY": KEY}
     with open("told", "w") as told:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=told)
+        process = subprocess.Popen(command, env=env, stderr=told)
     try:
         yield process
     finally:
         process.kill()
-        process.communicate()
-
-
-def run(url: str, *options, **how) -> tuple[int, str]:
-    """Run the script to its end; return its exit code and what it told."""
-    with running(url, *options, **how) as process:
-        assert process.wait(timeout=300) is not None
-    return process.returncode, Path("told").read_text(encoding="utf-8")
+        process.wait()
 
 
 def begun() -> bool:
@@ -156,9 +170,9 @@ def requests() -> int:
     return run_file()["totals"]["requests"]
 
 
-def test_a_proxy_before_two_servers_has_every_problem_answered(proxy, engines):
+def test_a_proxy_before_two_servers_has_every_problem_answered(engines, run):
     write_problems(8)
-    code, told = run(proxy[0])
+    code, told = run()
     assert code == 0, told
     assert answered() == list(range(8))
     assert all(record["response"] for record in read_jsonl())
@@ -187,51 +201,51 @@ def test_all_servers_dying_and_coming_back_costs_no_answer(proxy, engines):
     assert requests() > 24
 
 
-def test_a_wrong_key_ends_the_run_and_names_the_key(proxy):
+def test_a_wrong_key_ends_the_run_and_names_the_key(run):
     write_problems(30)
-    code, told = run(proxy[0], key="sk-another-0123456789")
+    code, told = run(key="sk-another-0123456789")
     assert code == 1
     assert re.search(r"\bkey\b", told) and "sk-another" not in told, told
     assert requests() <= 10
     assert answered() == []
 
 
-def test_a_model_that_the_proxy_does_not_have_ends_the_run_and_names_the_option(proxy):
+def test_a_model_that_the_proxy_does_not_have_ends_the_run_and_names_the_option(run):
     write_problems(30)
-    code, told = run(proxy[0], model="litellm_proxy/unknown")
+    code, told = run(model="litellm_proxy/unknown")
     assert code == 1
     assert "--model" in told and "unknown" in told, told
     assert requests() <= 10
     assert answered() == []
 
 
-def test_a_budget_that_is_used_up_ends_the_run_and_is_named(proxy, engines):
+def test_a_budget_that_is_used_up_ends_the_run_and_is_named(engines, run):
     write_problems(30)
     once = ("--batch-size", 1, "--max-retries", 1)
-    code, told = run(proxy[0], *once, model="litellm_proxy/paid")
+    code, told = run(*once, model="litellm_proxy/paid")
     assert code == 1
     assert "budget" in told, told
     assert answered(), "what was answered before is kept"
     assert requests() < 15
 
 
-def test_a_prompt_too_long_for_the_context_costs_only_itself(proxy, engines):
+def test_a_prompt_too_long_for_the_context_costs_only_itself(engines, run):
     problems = write_problems(4)
     problems[2]["prompt"] = "word " * 3000
     Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
-    code, told = run(proxy[0])
+    code, told = run()
     assert code == 1
     assert answered() == [0, 1, 3]
     assert "context" in told and "try increasing it" in told, told
     assert requests() == 4
 
 
-def test_an_answer_that_fills_the_context_is_told_as_that(proxy, engines):
+def test_an_answer_that_fills_the_context_is_told_as_that(engines, run):
     problems = write_problems(1)
     problems[0]["prompt"] = "word " * 940
     Path("problems.jsonl").write_text(json.dumps(problems[0]) + "\n")
     more = ("--max-tokens", 5000, "--param", 'extra_body={"ignore_eos": true}')
-    code, told = run(proxy[0], *more)
+    code, told = run(*more)
     assert code == 0
     totals = run_file()["totals"]
     assert totals["truncated"] == 1 and totals["completion_tokens"] < 100
