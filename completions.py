@@ -586,7 +586,7 @@ class NoAnswer(Exception):
     """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
 
     def __init__(self, status: int, text: str, headers: Any = None):
-        super().__init__(text)
+        super().__init__(readable(text)[:10_000])  # litellm would search a body of some MB for long
         self.status, self.headers = status, headers or {}
 
 
@@ -655,7 +655,7 @@ class Failure:
     def __init__(self, problem: dict, error: Exception, options: argparse.Namespace):
         self.problem, (*chain, last) = problem, causes(error)
         cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
-        text, status = readable(str(cause or last)), cause.status if cause else "local"
+        text, status = str(cause or last), cause.status if cause else "local"
         text = text.replace(problem[options.prompt_column], "")  # it may speak of a balance
         self.text = one_line(text or type(last).__name__).removesuffix(".")
         # So may an address; and a body of some MB is too long to search.
