@@ -97,7 +97,8 @@ def load_benchmark(
     CompletionsError, naming line or row and field, for what is no JSON or lacks a prompt.
     """
     path = os.path.expanduser(benchmark)
-    if os.path.isdir(path) or (HUB_NAME.match(benchmark) and not os.path.exists(path)):
+    folder = os.path.isdir(path) and os.path.abspath(path) != os.sep
+    if folder or (HUB_NAME.match(benchmark) and not os.path.exists(path)):
         rows = load_dataset(path, config, split, revision, {} if source is None else source)
     elif config or revision:
         raise CompletionsError(f"--config and --revision are for datasets; {benchmark} is a file")
@@ -105,6 +106,8 @@ def load_benchmark(
         rows = read_jsonl(path)
     if not rows:
         raise CompletionsError(f"{benchmark} is empty: it holds no problem")
+    if lost := [name for name in OURS[:2] if any(name in row for row in rows)]:
+        notify(f"the benchmark has {' and '.join(lost)}: overwritten in the output")
     return [checked_row(number, row, prompt_column) for number, row in enumerate(rows, 1)]
 
 
@@ -153,7 +156,9 @@ def load_dataset(
     import datasets
 
     datasets.disable_progress_bars()
-    if not os.path.isdir(name):
+    if os.path.isdir(name):
+        name = os.path.abspath(name)
+    else:
         source["commit"] = revision = commit_on_hub(name, revision) or revision
     for attempt in (1, 2):
         try:
@@ -423,7 +428,9 @@ class Run:
                 self.save(finished=not self.missing)
 
     def sent(self, requests: int):
-        self.stage, self.under_way = "", self.under_way + requests
+        if self.stage:  # the first: until now the clock told how long it takes to begin
+            self.stage, self.began = "", time.monotonic()
+        self.under_way += requests
         self.totals["requests"] += requests
 
     def count(self, outcomes: list):
@@ -444,12 +451,12 @@ class Run:
 
     def state(self) -> str:
         """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
-        pace = self.new / (time.monotonic() - self.began)
+        elapsed = time.monotonic() - self.began
         failed = sum(map(len, self.failures.values()))
         parts = [f"{self.wanted - self.missing}/{self.wanted} answers", f"{failed} failed"]
         parts += [] if self.totals["cost"] is None else [f"${self.totals['cost']:.4f}"]
-        if self.new and self.missing:
-            parts += [f"{in_words(self.missing / pace)} left", f"{60 * pace:.0f}/min"]
+        left = in_words(self.missing * elapsed / self.new) + " left" if self.new else ""
+        parts += [left, f"{60 * self.new / elapsed:.0f}/min"] if left else [in_words(elapsed)]
         return ", ".join([*parts, self.stage or f"{self.under_way} under way"])
 
     def conclude(self, end: str, options: argparse.Namespace):
@@ -601,7 +608,7 @@ BLOCKED = (
 MONEY = (
     r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
     r"|funds|pre.?paid|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
-    r"|(exceeded|insufficient|current|no).{0,15}quota|quota.{0,15}(exceed|used up|insufficient)"
+    r"|(exceeded|insufficient|current|no).{0,15}quota|quota.{0,15}(exceed|used up|not enough)"
     r"|(over|exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
     r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
 )
@@ -836,6 +843,7 @@ class Answer:
     def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
         self.problem, choice = problem, response.choices[0]
         text, usage = choice.message.content or "", getattr(response, "usage", None)
+        usage = usage if getattr(usage, "total_tokens", 0) else None  # litellm makes up zeros
         of_completion = getattr(usage, "completion_tokens_details", None)
         details = {
             "finish_reason": choice.finish_reason,
