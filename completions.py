@@ -541,7 +541,9 @@ class Masked:
                     self.secrets |= {part for x in found for part in (str(x), *str(x).split()[-1:])}
             return {name: "***" if SECRET.search(name) and v else v for name, v in pairs}
 
-        return json.loads(self.text(json.dumps(value)), object_pairs_hook=hide)
+        hidden = json.dumps(json.loads(json.dumps(value), object_pairs_hook=hide))
+        texts = re.compile(r'"(?:[^"\\]|\\.)*"')
+        return json.loads(texts.sub(lambda m: json.dumps(self.text(json.loads(m[0]))), hidden))
 
     def text(self, text: str) -> str:
         """The text with *** for keys, and for user, password and query of addresses."""
@@ -1116,6 +1118,8 @@ def main_with_args(
 
 # --- the command line --------------------------------------------------------------------------
 
+USAGE = """completions.py --model MODEL --benchmark BENCHMARK --lang LANG \\
+           --output-path FILE [option ...]"""
 EXIT_CODES = """\
 The key of an API comes from the environment, such as OPENAI_API_KEY. Exit codes:
 0 every problem answered, 1 some unanswered or the run could not go on, 2 usage,
@@ -1218,7 +1222,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; as argparse does, exit with 2 at what is wrong."""
     look = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "completions.py", None, __doc__, EXIT_CODES, formatter_class=look, allow_abbrev=False
+        "completions.py", USAGE, __doc__, EXIT_CODES, formatter_class=look, allow_abbrev=False
     )
     for group, options in OPTIONS.items():
         add = parser.add_argument_group(group).add_argument

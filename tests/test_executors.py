@@ -22,11 +22,13 @@ def section(heading: str) -> str:
 
 
 def convert(executor: str) -> None:
-    """Run the command that stands in README under a comment that begins with the executor."""
+    """Run the command that stands in README beside the name of the executor."""
     (block,) = re.findall(r"(?s)```bash\n(.*?)```", section("Feeding an executor"))
-    (command,) = (part for part in block.split("\n\n") if part.startswith(f"# {executor}"))
+    shared, samples, multipl_e = block.split("\n\n")
+    (command,) = (part for part in (*samples.split("\n"), multipl_e) if f"# {executor}" in part)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["bash", "-c", command], check=True, env=os.environ | {"PATH": path})
+    env = os.environ | {"PATH": path}
+    subprocess.run(["bash", "-c", f"{shared}\n{command}"], check=True, env=env)
 
 
 def write_output(problems: list[dict], programs: list[str | None], path: str = "out.jsonl") -> None:
