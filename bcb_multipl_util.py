@@ -1,93 +1,103 @@
 """Find the program in a model's markdown response, and return it exactly as it was written."""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-REASONING = re.compile(r"\s*<think(?:ing)?>")
-END_OF_REASONING = re.compile(r"(?<![\"'`])</think(?:ing)?>")
-FENCE = re.compile(
-    r"(?P<quotes>(?:[ \t]*>)*)(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)"
-    r"(?P<marks>`{3,}(?!`)|~{3,}(?!~))[ \t]*(?P<info>[^`]*)$"
+# Reasoning stands in marks whose brackets differ from model to model; their name says what it is.
+THINKING = (
+    r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|deliberat|cot))[\w:.-]+"
 )
-TAG = re.compile(r"\w[\w+#.-]*")
-GLUED_FENCE = re.compile(r"(?P<words>[^`]+)(?P<marks>`{3,})(?P<info>[\w+#.-]*)$")
-
-# Tags of blocks that stand beside a program, and tags that name the same language.
-ASIDE = re.compile(
-    r"(sh|bash|shell|zsh|console|terminal|cmd|powershell|te?xt|plain(text)?|output|log|json|ya?ml"
-    r"|toml|xml|csv|ini|diff|markdown|md|mermaid|html|css)$"
+BAR = "[|\uff5c]"
+TOKEN = re.compile(  # of a chat template, with the name of the part that it begins
+    rf"(?:<(?:{BAR}[\w\u2581/-]+{BAR}?|[\w/]+{BAR}|/?s|unused\d+|(?i:eo[st]|bos|(end|start)_?of\w+))>"
+    r"|\[/?INST\])(?:(?:assistant|model|user|final|answer)(?=\n|<|\Z))?"
 )
-SAME_LANGUAGE = [
-    {"c#", "cs", "csharp"},
-    {"c++", "cpp"},
-    {"f#", "fsharp"},
-    {"javascript", "js"},
-    {"typescript", "ts"},
-    {"python", "py"},
-    {"bash", "sh", "shell"},
-    {"go", "golang"},
-]
-
-# What the heading or the line before a block may call it.
-HEADING = re.compile(r"#{1,6} |\*\*")
-COMPLETE = re.compile(
-    r"\b(completed?|full|final|corrected|fixed|updated|revised|improved|optimi[sz]ed|together)\b",
+OPENING = re.compile(
+    rf"\s*(?:(?P<tag>[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷])|(?P<part><{BAR}{THINKING}{BAR}?>"
+    rf"|<(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)|{TOKEN.pattern})",
     re.I,
 )
-EXAMPLE = re.compile(
-    r"\b(usage|(use|call) (it|(the|this) (function|class))|try (it|this)|demo|samples?|tests?"
-    r"|testing|testbench|benchmark|assum\w+|suppose|syntax|general form|original|mistake"
-    r"|pseudo-?code|brute[- ]force)\b|^\W*examples?( \w+)?\W*$",
+CLOSING_MARK = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
+CLOSING = re.compile(rf"(?<![\"'`]){CLOSING_MARK}(?![\"'`])", re.I)
+LATER_MARK = re.compile(
+    rf"^[ \t]*(?:(?P<end>{CLOSING_MARK})|[<\[◁]{THINKING}[>\]▷])|(?P<end2>{CLOSING_MARK})[ \t]*$",
     re.I | re.M,
 )
 
+BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
+FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d{{1,3}}[.)])[ \t]+)?)(`{{3,}}|~{{3,}})")
+FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
+LANGUAGES = "c# cs csharp|c++ cpp|f# fsharp|go golang|python py|bash sh shell|javascript js jsx"
+SAME_LANGUAGE = {
+    name: names.split()[0]
+    for names in f"{LANGUAGES}|typescript ts tsx".split("|")
+    for name in names.split()
+}
+DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini)$"
+ASIDE = rf"(bash|zsh|console|powershell|cmd|markdown|mermaid|html|css|dockerfile)$|{DATA}"
+
+# What the heading or the line before a block may call it.
+COMPLETE = re.compile(
+    r"\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed|fix(ed)?"
+    r"|corrected|correct (version|code|solution|program)|properly|rewritten|wait|oops)\b",
+    re.I,
+)
+BESIDE = re.compile(
+    r"\b(general|generic|basic) (syntax|form|format|structure)\b"
+    r"|^[^\w\n]*((example )?usage|tests?|(the )?syntax)[^\w\n]*$",
+    re.I | re.M,
+)
+SAMPLE = re.compile(r"(?<![\w/.])(example|sample)\b(?!/)", re.I)
+QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", re.I | re.M)
+
 # What code looks like, in any language.
-DEFINITION = (
-    r"(?:def|class|function|fn|func|fun|sub|subroutine|proc|procedure|impl|module|namespace|program"
-    r"|defmodule|macro)\b"
+KEYWORD = (
+    r"(def|class|function|fn|func|fun|sub|module|program|import|from|using|#include|#lang|package"
+    r"|public|export|type|struct|template|const|let|var|local|print|echo|end|return|if|for|while|do"
+    r"|done|SELECT|FROM|WHERE)\b"
 )
-DEFINES = re.compile(
-    rf"^[ \t]*(\w+ ){{,4}}{DEFINITION}\s+\w|^[ \t]*\(def|^let (rec )?\w+ [\w ]+=|^\w+ ::|\) :- "
-    r"|[=-] ?(async )?(function|lambda|fn|->)[\s(]|= ?(async )?(\w+|\([^()\n]*\)[^=;\n]{,60}) ?=>"
-    r"|^(?!return|else|await|new|julia|echo|print|puts|say)"
-    r"\w[\w<>\[\],*& ]*[ *&]\w+\([^;\n]*($|=>|\{)"
-    r"|^[\w.!]+\([^=\n]*\) (=|->) |^\w+:$",
-    re.M | re.I,
-)
-IMPORT = re.compile(r"\s*(import|from|using|#include|require|library|use|package|open)\b")
-STATEMENT = (
-    rf"\s*({DEFINITION}|(import|from|using|#include|#lang|package|public|const|let|var|val|local|my"
-    r"|print|puts|echo|end|else|return|if|for|while|do|done|fi|SELECT|FROM|WHERE|JOIN|GROUP)\b)"
-)
-CODE_ON_FENCE_LINE = re.compile(STATEMENT + r"[ (]*[\w<\"'{]")
+CODE_ON_FENCE_LINE = re.compile(KEYWORD + r"[ (]*[\w<\"'{]")
 CODE = re.compile(
-    r".*[;{(\[=\\]\s*$|\s{2,}\S|\s*[\w.:]+(\(|\s*(<-|[-+*/]?=))|\s*([{}()\]\\]|<[\w!/?])|"
-    + STATEMENT
+    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|\s*([{}()\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=)|:$))|\s*"
+    + KEYWORD
 )
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
+IMPORT = re.compile(r"\s*(import|from|using|#include|require|library|use|package|open)\b")
 # Docstrings and block comments hold sentences; one that is never closed ends with the text.
 QUOTED_TEXT = re.compile(
     r"(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)",
     re.S | re.M,
 )
 PROSE = re.compile(
-    r"(\d+\. |[-*] )?[\"*`]*([A-Z][a-z']|I |A )[\w'*`]*,?"
-    r"(( \S+){2,}[.:!?]\)?[*`]*$|( [a-z][\w'`,-]*){4})|\*\*[A-Z]|Step \d"
+    r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI]),?"
+    r"(( \S+){2,}[.:!?]\)?[*`]*\s*$|( [a-z][\w'`,-]*){4})))"
 )
-PLACEHOLDER = re.compile(r"\s*(\W*(your|the|insert|add|write|put)\b.*\bcode\b.*|\W*)$", re.I)
+PROSE_AT_THE_EDGE = re.compile(r"\s*([-*\u2013] |#{2,6} |$)")
+BOUNDARY = re.compile(r"`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|[A-Z][a-z].*:)\s*$")
+WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
+    r"([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
+    r"(?:(.*)\1/\2\3|(?<=>)(\n.*))\Z",
+    re.S,
+)
+PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
 COMMAND = re.compile(
-    r"\s*[$!%]? ?(sudo |python3? -m )?((pip3?|uv|conda|npm|npx|yarn|pnpm|cargo|brew|apt|apt-get|gem"
-    r"|luarocks|raco|dotnet|mvn|gradle|make|gcc|g\+\+|javac|rustc|ghc|gfortran|pytest|git|docker|cd"
-    r"|mkdir|go (get|run|mod|test))\s|(python3?|node|julia|lua|ruby|java|Rscript) \S+\.\w+|\./\S+$)"
+    r"\s*[$%]? ?(sudo )?((python3? -m )?pip3?|uv|conda|npm|npx|yarn|cargo|brew|apt(-get)?|dotnet"
+    r"|go (get|run|mod|test)|make|git|docker|cd|mkdir|ls|pwd|tree|cat [\w./-]+$)(\s|$)"
 )
 
 
 class Block(NamedTuple):
-    """A fenced block: its tag in lower case, its text, and the heading and line before it."""
+    """A block of code: the language of its tag, its text, and the prose before it."""
 
     tag: str
     text: str
-    announcement: str
+    before: str = ""
+
+    def is_called(self, pattern: re.Pattern) -> bool:
+        said = [line for line in self.before.split("\n") if re.search(r"[^\W\d]", line)]
+        headings = [line for line in said if re.match(r"#{1,6} |\*\*", line)]
+        return any(map(pattern.search, headings[-1:] + said[-1:]))
 
 
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
@@ -99,111 +109,143 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     'return 1'
     >>> extract_code_from_markdown("```c\\n0;\\n```\\n```cpp\\n1;\\n```", lang="C++")
     '1;'
+    >>> extract_code_from_markdown("<think>Is x = 1?</think>Like this:\\nx = 2\\n\\nIt sets x.")
+    'x = 2'
     >>> extract_code_from_markdown("I cannot help with that.")
     """
-    text = without_reasoning(markdown.replace("\r\n", "\n"))
-    blocks = fenced_blocks(text) or unfenced_program(text)
+    text = without_reasoning(re.sub(r"\r\n?", "\n", markdown))
+    blocks = fenced_blocks(text) or unfenced_blocks(text)
     if [block.tag for block in blocks] == ["markdown"]:  # some models wrap their whole answer
         blocks = fenced_blocks(blocks[0].text) or blocks
-    blocks = [block for block in blocks if not is_no_program(block.text, lang)]
+    blocks = [block for block in blocks if not is_no_program(block, lang)]
     return the_program(blocks, lang) if blocks else None
 
 
 def without_reasoning(text: str) -> str:
-    """Cut a leading <think> part, also one that lacks its opening tag; all, if it never ends."""
-    end = END_OF_REASONING.search(text)
-    if REASONING.match(text):
-        return text[end.end() :] if end else ""
-    if end is None:
+    """Cut the reasoning and the tokens around an answer; all of it, if the reasoning never ends."""
+    start = 0
+    while mark := OPENING.match(text, start):
+        if closing := {"tag": CLOSING, "part": TOKEN}.get(mark.lastgroup or ""):
+            mark = closing.search(text, mark.end())
+        if mark is None:
+            return ""
+        start = mark.end()
+    text = without_last_tokens(text[start:])
+    marks = [*LATER_MARK.finditer(text)]
+    if not marks or is_code(text[: marks[0].start()]):
         return text
-    programs = [block.text for block in fenced_blocks(text)]
-    if is_code(text[: end.start()]) or any(END_OF_REASONING.search(code) for code in programs):
-        return text
-    return text[end.end() :]
+    if any(LATER_MARK.search(block.text) for block in fenced_blocks(text)):
+        return text  # a program names them
+    start = max((mark.end() for mark in marks if mark.lastgroup), default=0)
+    unclosed = (mark.start() for mark in marks if mark.start() >= start)
+    return text[start : next(unclosed, None)]
+
+
+def without_last_tokens(text: str) -> str:
+    end = len(text)
+    for token in reversed([*TOKEN.finditer(text)]):
+        if text[token.end() : end].strip():
+            break
+        end = token.start()
+    return text[:end]
 
 
 def fenced_blocks(text: str) -> list[Block]:
     """Split off the fenced blocks, of which the last may be unclosed."""
     blocks: list[Block] = []
     prose: list[str] = []
-    fence = None
-    for line in text.split("\n"):
-        if fence is None:
-            fence = opening_fence(line)
-            prose.append(fence.words if fence else line)
-        elif fence.is_closed_by(line):
-            blocks.append(fence.block(prose))
-            fence, prose = None, []
-    if fence is None:
-        return blocks
-    last, before = fence.block(prose), "\n".join(prose)
-    if not last.tag and is_code(before):
-        return [*blocks, Block("", before.strip(), "")]
-    return [*blocks, last] if last.tag or not blocks or is_code(last.text) else blocks
+    lines = iter(text.split("\n"))
+    for line in lines:
+        if not (fence := opening_fence(line)):
+            prose.append(line)
+            continue
+        tag, code = tag_and_code(line[fence.end() :])
+        before = "\n".join([*prose, fence[1]])
+        prose = []
+        if not tag and not blocks and is_code(before):
+            blocks.append(Block("", before.strip()))  # it closes what has no opening fence
+            continue
+        text, closed = up_to_closing_fence(lines, fence)
+        text = f"{code}\n{text}".strip("\n")
+        if closed or tag or not blocks or is_code(text):
+            blocks.append(Block(tag, text, before))
+    return blocks
 
 
-def opening_fence(line: str) -> "Fence | None":
+def opening_fence(line: str) -> re.Match | None:
     if "```" not in line and "~~~" not in line:
         return None
-    match = FENCE.match(line) or GLUED_FENCE.match(line)
-    return Fence(**match.groupdict()) if match else None
+    fence = FENCE.match(line)
+    return fence if fence and "`" not in line[fence.end() :] else FENCE_BEHIND_WORDS.match(line)
 
 
-class Fence:
-    """An opening fence, and the lines after it as far as the fence that closes it."""
-
-    def __init__(self, marks: str, info: str, quotes: str = "", indent: str = "", words: str = ""):
-        tag, *rest = re.split(r"[\s:{,]+", info.strip(), maxsplit=1)
-        self.code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
-        self.tag = "" if self.code == info else tag.lower()
-        self.marks, self.words = marks, words
-        self.quotes = re.compile(rf"([ \t]*>){{,{quotes.count('>')}}}")
-        self.indent = re.sub(r"\S", " ", indent)
-        self.lines: list[str] = []
-        self.depth = 1
-
-    def is_closed_by(self, line: str) -> bool:
-        """Take in one more line; a fence with a tag opens a block inside the block."""
-        line = self.quotes.sub("", line, count=1)
-        start = line.lstrip(" \t")
-        if start.startswith(self.marks):
-            info = start.lstrip(self.marks[0]).strip()
-            if len(line.removesuffix(start).expandtabs(4)) <= len(self.indent) + 3:
-                self.depth += 1 if TAG.fullmatch(info) else -1
-        if self.depth:
-            self.lines.append(line)
-        return not self.depth
-
-    def block(self, prose: list[str]) -> Block:
-        # Some models indent only the fence: what goes is what all lines share with it.
-        widths = (len(line) - len(line.lstrip()) for line in self.lines if line.strip())
-        margin = min([len(self.indent), *widths])
-        text = "\n".join([self.code, *(line[margin:] for line in self.lines)]).strip("\n")
-        if self.depth:
-            text = text.removesuffix(self.marks)
-        said = [line for line in prose if line.strip()]
-        return Block(self.tag, text, "\n".join([*filter(HEADING.match, said)][-1:] + said[-1:]))
+def tag_and_code(info: str) -> tuple[str, str]:
+    """The language that the rest of a fence line names, and the code that stands there instead."""
+    tag, *rest = re.split(r"[\s:{,]+", info.strip(), maxsplit=1)
+    code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
+    return ("" if code == info else language(tag)), code
 
 
-def unfenced_program(text: str) -> list[Block]:
-    """The whole text where it is code, or all after an introduction that ends with a colon."""
-    for candidate in (text.strip(), re.split(r"(?m)^[A-Z].*:$", text)[-1].strip("\n")):
-        if is_code(candidate):
-            return [Block("", candidate, "")]
-    return []
+def language(name: str) -> str:
+    return SAME_LANGUAGE.get(name.lower(), name.lower())
+
+
+def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, bool]:
+    """Take lines for a block, and say if it is closed; a fence with a tag opens a block in it."""
+    quotes = re.compile(rf"([ \t]*>){{,{fence[1].count('>')}}}")
+    indent = len(fence[1].split(">")[-1]) if fence.re is FENCE else 0
+    body, depth = [], 1
+    for line in lines:
+        line = quotes.sub("", line, count=1)
+        start = line.lstrip(BLANK)
+        if start.startswith(fence[2]) and len(line.removesuffix(start).expandtabs(4)) <= indent + 3:
+            depth += 1 if re.fullmatch(r"\w[\w+#.-]*", start.lstrip("`~").strip()) else -1
+        if not depth:
+            break
+        body.append(line)
+    # Some models indent only the fence: what goes is what all lines share with it.
+    margin = min([indent, *(len(line) - len(line.lstrip()) for line in body if line.strip())])
+    text = "\n".join(line[margin:] for line in body)
+    return text.removesuffix(fence[2]) if depth else text, not depth
+
+
+def unfenced_blocks(text: str) -> list[Block]:
+    """The whole text where it is code, or else its sections that are, without prose around them."""
+    whole = unwrapped(text.strip(BLANK + "\n"))
+    if is_code(whole):
+        return [Block("", whole)]
+    lines = text.split("\n")
+    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "#", quoted[0]), text)
+    sections = re.finditer("c([cp]*c)?", "".join(map(kind, masked.split("\n"))))
+    codes = [unwrapped("\n".join(lines[slice(*section.span())])) for section in sections]
+    return [Block("", code) for code in codes if is_code(code)]
+
+
+def kind(line: str) -> str:
+    """Say of a line without fences: b for a boundary, p for prose, c for what may be code."""
+    if BOUNDARY.match(line):
+        return "b"
+    return "p" if PROSE.match(line) or PROSE_AT_THE_EDGE.match(line) else "c"
+
+
+def unwrapped(text: str) -> str:
+    match = WRAPPED.match(text)
+    return (match[4] or match[5]).strip("\n") if match else text
 
 
 def is_code(text: str) -> bool:
-    """Whether at least half of the lines look like code and none reads as a sentence."""
+    """Whether more than half of the lines look like code and none reads as a sentence."""
     lines = QUOTED_TEXT.sub("", text).split("\n")
     lines = [line for line in lines if line.strip() and not COMMENT.match(line)]
     looks = sum(1 for line in lines if CODE.match(line))
-    return 2 * looks >= len(lines) > 0 and not any(PROSE.match(line) for line in lines)
+    return 2 * looks > len(lines) and not any(PROSE.match(line) for line in lines)
 
 
-def is_no_program(text: str, lang: str) -> bool:
-    """Whether a text is empty, a placeholder, or only commands that install or run something."""
-    lines = [line for line in text.split("\n") if line.strip()]
+def is_no_program(block: Block, lang: str) -> bool:
+    """Whether a block is empty, a placeholder, a sample of data, or only commands to install."""
+    if re.match(DATA, block.tag) and block.is_called(SAMPLE):
+        return True
+    lines = [line for line in block.text.split("\n") if line.strip()]
     code = [line for line in lines if not COMMENT.match(line)] or lines
     if not any(name in lang.lower() for name in ("bash", "shell")):
         code = [line for line in code if not COMMAND.match(line)]
@@ -212,27 +254,28 @@ def is_no_program(text: str, lang: str) -> bool:
 
 def the_program(blocks: list[Block], lang: str) -> str:
     """Narrow the blocks down by one preference after another, none of which excludes them all."""
-    words = set(re.split(r"[\s,;()/]+", lang.lower())) - {""}
-    tags = words.union(*(names for names in SAME_LANGUAGE if names & words))
-    blocks = [b for b in blocks if b.tag in tags] or blocks
-    blocks = [b for b in blocks if not ASIDE.match(b.tag) or b.text.startswith("#!")] or blocks
-    pieces = [b for b in blocks if not EXAMPLE.search(b.announcement)] or blocks
-    if are_pieces(pieces):
-        return "\n\n".join(b.text for b in pieces)
-    blocks = [b for b in blocks if DEFINES.search(b.text)] or blocks
+    asked = {language(word) for word in re.split(r"[\s,;()/]+", lang)} - {""}
+    blocks = [b for b in blocks if b.tag in asked] or blocks
+    blocks = [b for b in blocks if not re.match(ASIDE, b.tag) or b.text.startswith("#!")] or blocks
+    if are_pieces(blocks):
+        return "\n\n".join(b.text for b in blocks)
     blocks = [b for b in blocks if b.tag] or blocks
-    blocks = [b for b in blocks if not EXAMPLE.search(b.announcement)] or blocks
+    blocks = [b for b in blocks if not b.is_called(BESIDE)] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
-    blocks = [b for b in blocks if b is longest or is_rival(b, longest)]
-    complete = [b for b in blocks if COMPLETE.search(b.announcement)]
-    return complete[-1].text if complete else blocks[0].text
+    rivals = [b for b in blocks if b is longest or is_rival(b, longest)]
+    complete = [
+        b for b in rivals if b.is_called(COMPLETE) and 3 * len(b.text) > 2 * len(longest.text)
+    ]
+    return (complete[-1:] or rivals)[0].text
 
 
 def are_pieces(blocks: list[Block]) -> bool:
-    """Whether the first block holds nothing but imports, and no other repeats them."""
+    """Whether each answers a question of its own, or the first holds the imports of the others."""
     imports, *others = (block.text for block in blocks)
+    if not others or all(QUESTION.search(block.before) for block in blocks):
+        return bool(others)
     only_imports = all(IMPORT.match(line) for line in imports.split("\n") if line.strip())
-    return bool(others) and only_imports and not any(imports in text for text in others)
+    return only_imports and not any(imports in text for text in others)
 
 
 def is_rival(block: Block, longest: Block) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import bcb_multipl_util
 from bcb_multipl_util import extract_code_from_markdown
 
 PYTHON = """\
@@ -69,7 +70,21 @@ TABBED = "/*\n\t```\n*/\nfunc f() {}"
 TESTS = "def test_area():" + "\n    assert area(0) == 0" * 9
 TEMPLATE = "SELECT column\nFROM table\nWHERE condition;"
 IMPORT = "import math"
+QUESTIONS = f"{AREA}\n\n{LUA}"
 JOINED = f"{IMPORT}\n\n{AREA}\n\n{VOLUME}"
+
+
+DRAFT = "def area(r):\n    return r * r"
+REPAIRED = "def area(r):\n    return 3.14159 * r * r"
+TSX = "export const Hint = ({ text }: { text: string }) => {\n  return <i>{text}</i>;\n};"
+TSX_USED = 'const Page = () => <Hint text="a" />;\n\nexport default Page;'
+STUBBED = "def area(r):\n    # ... as above ..."
+PATCH = "--- a/area.r\n+++ b/area.r\n@@ -1 +1 @@\n-area <- 1\n+area <- function(r) 3 * r * r"
+ASSEMBLER = "//start\n\tmov x0, #1\n\tb.eq out\n\tbl next\nout:\n\tret"
+PAGE = "<html>\n<body>\n<p>Hello</p>\n</body>\n</html>"
+SCRIPT = "<script>\nlet x = 1;\n</script>"
+RULER = "-" * 40
+WORDS = "It counts each of the words."
 
 
 def fenced(tag: str, code: str, marks: str = "```") -> str:
@@ -122,11 +137,34 @@ ODD_FENCES = [
     ("code on the fence line", f"```julia {JULIA}\n```", JULIA),
     ("code on the fence line, no tag", f"```{AREA}\n```", AREA),
 ]
+MARKS = [
+    ("<reasoning>", "</reasoning>"),
+    ("<Thought>", "</Thought>"),
+    ("<inner_monologue>", "</inner_monologue>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|><|begin_of_solution|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+    ("<unused94>thought", "<unused95>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|im_start|>think", "<|im_start|>answer\n"),
+]
 REASONING = [
     ("closed", lines("<think>", fenced("", "draft = 1"), "</think>", fenced("lua", LUA)), LUA),
     ("thinking", f"<thinking>Sort.</thinking>\n{PYTHON}", PYTHON),
     ("not opened", lines("Sort it.", fenced("", "draft = 1"), "</think>", PYTHON), PYTHON),
     ("not closed", lines("<think>", "So:", fenced("python", PYTHON)), None),
+    *((mark, lines(mark, fenced("", DRAFT), end, fenced("", AREA)), AREA) for mark, end in MARKS),
+    *((f"{mark}, no fence", f"{mark}\nSort it.{end}{AREA}", AREA) for mark, end in MARKS),
+    *((f"{mark}, not closed", lines(mark, fenced("", DRAFT)), None) for mark, _ in MARKS),
+    ("twice", lines("<think>a</think>Wait.", "<think>", fenced("", DRAFT), "</think>", AREA), AREA),
+    ("the second not closed", lines("<think>a</think>", "Wait.", "<think>", AREA), None),
+    ("attributes", f'<think effort="low">So.</think>{AREA}', AREA),
+    ("after words, not closed", lines("Sure.", "<thought>", fenced("", DRAFT)), None),
+    ("mention behind the program", lines(fenced("", AREA), "Cut at the </think> mark."), AREA),
+    ("markup is none", PAGE, PAGE),
     ("it names its tag", lines("<think>", "`</think>`", "```", "</think>", RACKET), RACKET),
     ("a program names the tag", lines("This does it.", fenced("python", STRIP), "Bye."), STRIP),
     ("an unfenced program names the tag", STRIP, STRIP),
@@ -139,7 +177,7 @@ SEVERAL_BLOCKS = [
     ("placeholder", lines(fenced("lua", "-- your code here"), fenced("lua", LUA)), LUA),
     ("longer output", lines(fenced("haskell", HASKELL), fenced("", "[[1]] " * 99)), HASKELL),
     ("longer calls", lines(fenced("js", JAVASCRIPT), fenced("js", "half(1);\n" * 9)), JAVASCRIPT),
-    ("input before", lines(fenced("python", "xs = [3, 1, 2]"), fenced("python", AREA)), AREA),
+    ("input before", lines(fenced("python", "xs = [3, 1, 2]"), fenced("python", WHOLE)), WHOLE),
     ("tests", lines(fenced("", AREA), "### Tests", "Run them:", fenced("", TESTS)), AREA),
     ("template", lines("The syntax:", fenced("sql", TEMPLATE), "So:", fenced("sql", SQL)), SQL),
     ("draft in another language", lines("C:", fenced("c", C_DRAFT), fenced("rust", RUST)), RUST),
@@ -151,6 +189,18 @@ SEVERAL_BLOCKS = [
     ("small, then large", lines(fenced("r", "f <- function() 1"), fenced("r", R * 2)), R * 2),
     ("pieces, then the whole", lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
     ("imports, then pieces", lines(*(fenced("", x) for x in (IMPORT, AREA, VOLUME))), JOINED),
+    ("its repair", lines(fenced("", DRAFT), "Wait, pi is missing. So:", fenced("", AREA)), AREA),
+    ("the given code", lines(fenced("", DRAFT), "To fix it, use pi:", fenced("", AREA)), AREA),
+    ("no repair", lines(fenced("", REPAIRED), "A rough form:", fenced("", DRAFT)), REPAIRED),
+    ("stub called full", lines(fenced("", WHOLE), "Full:", fenced("", STUBBED)), WHOLE),
+    ("component, then its use", lines(fenced("tsx", TSX), "So:", fenced("tsx", TSX_USED)), TSX),
+    ("use in the other dialect", lines(fenced("tsx", TSX), "So:", fenced("ts", TSX_USED)), TSX),
+    ("general form", lines("The general form is:", fenced("", "mv A B"), fenced("", FIND)), FIND),
+    ("syntax in passing", lines("In syntax of C:", fenced("", AREA), fenced("", DRAFT)), AREA),
+    ("patch", lines(fenced("diff", PATCH), "So you can call:", fenced("r", "x <- area(2)")), PATCH),
+    ("other file", lines(fenced("dockerfile", "FROM a\nRUN b"), fenced("js", "go(1)")), "go(1)"),
+    ("one for each question", lines("Q1.", fenced("", AREA), "Q2.", fenced("", LUA)), QUESTIONS),
+    ("steps", lines("Step 1:", fenced("", LUA), "Step 2:", fenced("", AREA)), LUA),
     ("imports, then the whole", lines(fenced("", IMPORT), fenced("", JOINED)), JOINED),
 ]
 NO_PROGRAM = [
@@ -162,6 +212,9 @@ NO_PROGRAM = [
     ("but not any command", fenced("bash", FIND), FIND),
     ("lone placeholder", lines("Put it here:", "```", "# your code here", "...", "```"), None),
     ("but not a stub", fenced("python", STUB), STUB),
+    ("look around first", lines("First I look.", fenced("sh", "tree src"), "Fine?"), None),
+    ("sample of data", lines("Example of the input:", fenced("json", DATA), "It fails."), None),
+    ("but not any data", lines("The configuration:", fenced("json", DATA)), DATA.strip()),
 ]
 NO_FENCE = [
     ("C#", CSHARP, CSHARP),
@@ -177,12 +230,48 @@ NO_FENCE = [
     ("sentences in a block comment", BLOCK_COMMENT, BLOCK_COMMENT),
     ("sentences in comments", COMMENTED, COMMENTED),
     ("introduction", lines("You want an area.", "", "Here is the code:", "", WHOLE), WHOLE),
-    ("sentence after it", lines(WHOLE, "", "This works for any radius."), None),
+    ("sentence after it", lines(WHOLE, "", "This works for any radius."), WHOLE),
+    ("prose around it", lines("Sum them with a loop:", "", LUA, "", WORDS), LUA),
+    ("list after it", lines("So:", "", LUA, "", "- It counts.", "1. It returns."), LUA),
+    ("in rulers", lines("This is it.", RULER, "count.lua", RULER, LUA, RULER, "", WORDS), LUA),
+    ("in other rulers", lines("This is it.", "─" * 9, LUA, "─" * 9, "", WORDS), LUA),
+    ("two ways", lines("<think>So.</think>One way:", SQL, WORDS, "Another way:", SQL[:-9]), SQL),
+    ("special token", lines("I write it down:", "<tool_call>lua", LUA), LUA),
+    ("span first", lines("```sketch```", LUA), LUA),
+    ("closing fence, then an example", lines(WHOLE, "```", "area(2)", "```"), WHOLE),
+    ("assembler", ASSEMBLER, ASSEMBLER),
+    ("list of fragments", lines("Steps:", "1. x = f(a)", "2. y = g(x)", "   - z = h(y)"), None),
     ("sentences between", lines("Write this.", AREA, "Then write this.", VOLUME), None),
     ("titles", lines("**Area**", "", AREA, "", "**Use**", "", "print(area(2))"), None),
     ("steps", lines("Step 1: define it", AREA, "Step 2: call it", "print(area(2))"), None),
-    ("sentence without a stop", lines("Sure, here is the function you want", "", AREA), None),
+    ("sentence without a stop", lines("Sure, here is the function you want", "", AREA), AREA),
     ("plan", "1. Read the list\n2. Sort (quick sort)\n3. Print\n\n## Notes\n\n- stable", None),
+]
+TOKENS = [
+    "<|im_end|>",
+    "<|python_tag|>",
+    "</s>",
+    "[/INST]",
+    "<end_of_turn>",
+    "<eos>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+]
+LEFT_OVERS = [
+    ("answer", f"<answer>\n{AREA}\n</answer>", AREA),
+    ("answer, cut off", f"<answer>\n{AREA}", AREA),
+    ("answer with a fence", f"<answer>\n{fenced('py', AREA)}\n</answer>", AREA),
+    ("code in prose", lines("Here it is:", f"<code>\n{AREA}\n</code>", "It is an area."), AREA),
+    ("brackets", f"[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
+    ("a script element stays", SCRIPT, SCRIPT),
+    *((f"{token} at the end", AREA + token, AREA) for token in TOKENS),
+    *((f"{token} in a block", f"```py\n{AREA}{token}", AREA) for token in TOKENS),
+    *((f"{token} at the beginning", token + AREA, AREA) for token in TOKENS),
+    ("another turn", f"{AREA}<|im_end|>\n<|im_start|>user", AREA),
+    ("a role", f"<|start_header_id|>assistant<|end_header_id|>\n\n{AREA}", AREA),
+    ("a token in a string stays", 'end = "<|im_end|>"', 'end = "<|im_end|>"'),
+    ("zero-width space", f"\u200b{fenced('py', AREA)[:-3]}\u200b```", AREA),
+    ("byte order mark", f"\ufeff{AREA}", AREA),
+    ("carriage returns", fenced("py", AREA).replace("\n", "\r"), AREA),
 ]
 RESPONSES = {
     f"{kind}: {name}": (response, program)
@@ -191,6 +280,7 @@ RESPONSES = {
         "odd fences": ODD_FENCES,
         "reasoning": REASONING,
         "several blocks": SEVERAL_BLOCKS,
+        "left over": LEFT_OVERS,
         "no program": NO_PROGRAM,
         "no fence": NO_FENCE,
     }.items()
@@ -254,20 +344,42 @@ def test_every_line_of_a_program_stood_in_the_response(response, lang):
     assert all(line in response for line in program.split("\n"))
 
 
-FENCE_UNITS = ["`", "~", "``` ", "```\n", "```py\n", "~~~\n", "x```\n", "> ", "- ", "1. "]
-TEXT_UNITS = [" ", "\n", "a ", "a\n", "A b ", "A:\n", "<think>", "</think>", "`</think>"]
-CODE_UNITS = ["(", ")", "=(", "= ", '"""', "/*", "let x ", "def ", "f(a) ", "import a\n"]
+# Used at the start of a line, or of the text, only; all other expressions are searched for.
+MATCHED = {
+    *(
+        "BOUNDARY",
+        "CODE",
+        "CODE_ON_FENCE_LINE",
+        "COMMAND",
+        "COMMENT",
+        "FENCE",
+        "FENCE_BEHIND_WORDS",
+    ),
+    *("IMPORT", "OPENING", "PLACEHOLDER", "PROSE", "PROSE_AT_THE_EDGE", "WRAPPED"),
+}
+EXPRESSIONS = {
+    name: value.match if name in MATCHED else value.search
+    for name, value in vars(bcb_multipl_util).items()
+    if isinstance(value, re.Pattern)
+}
+FENCE_UNITS = ["`", "~", "``` ", "```\n", "```py\n", "~~~\n", "x```\n", "> ", "- ", "1. ", "-"]
+TEXT_UNITS = [" ", "\n", " \n", "\r", "a", "a ", "a\n", "A b ", "A:\n", "1", "é", "**", "Q1.\n"]
+MARK_UNITS = ["<", "<a", "</", "<a>", "</a>", "<|", "<think>", "</think>", "think", "</s>", "[a]"]
+CODE_UNITS = ["(", ")", "=(", "= ", '"""', "'", "/*", ";", ": ", "let x ", "f(a) ", "import a\n"]
+FRAMES = ["{}", "x{}", "```py\n{}\n```\nx\n{}```", "<{}", "<a>{}</a>", "```{}`", '"""{}x']
 
 
-def cpu_seconds(unit: str, length: int) -> float:
-    hostile = unit * (length // len(unit))
+def seconds(call, text: str) -> float:
     started = time.process_time()
-    for response in (hostile, f"x\n{hostile}```", f"```py\n{hostile}\n```\n{fenced('py', 'x')}"):
-        extract_code_from_markdown(response)
+    call(text)
     return time.process_time() - started
 
 
-@pytest.mark.parametrize("unit", FENCE_UNITS + TEXT_UNITS + CODE_UNITS)
-def test_hostile_input_takes_time_in_proportion_to_its_length(unit):
-    # 4 times is proportional, 16 the square, which takes minutes for a megabyte.
-    assert cpu_seconds(unit, 200_000) < 10 * cpu_seconds(unit, 50_000) + 0.5
+@pytest.mark.parametrize("unit", FENCE_UNITS + TEXT_UNITS + MARK_UNITS + CODE_UNITS)
+def test_a_megabyte_of_anything_takes_seconds(unit):
+    # It takes a tenth of a second; in quadratic time, a text of a tenth the length takes longer.
+    for length in (8_000, 64_000, 1_000_000):
+        for frame in FRAMES:
+            text = frame.replace("{}", unit * (length // len(unit) // frame.count("{}")))
+            for name, call in {**EXPRESSIONS, "all": extract_code_from_markdown}.items():
+                assert seconds(call, text) < 5, (name, frame, length)
