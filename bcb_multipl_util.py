@@ -14,39 +14,32 @@ TOKEN = re.compile(  # of a chat template, with the name of the part that it beg
     r"|\[/?INST\])(?:(?:assistant|model|user|final|answer)(?=\n|<|\Z))?"
 )
 OPENING = re.compile(
-    rf"\s*(?:(?P<tag>[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷])|(?P<part><{BAR}{THINKING}{BAR}?>"
-    rf"|<(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)|{TOKEN.pattern})",
-    re.I,
+    rf"(?i)\s*(?:(?P<tag>[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷])|(?P<part><{BAR}{THINKING}{BAR}?>"
+    rf"|<(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)|{TOKEN.pattern})"
 )
 CLOSING_MARK = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
 CLOSING = re.compile(rf"(?<![\"'`]){CLOSING_MARK}(?![\"'`])", re.I)
 LATER_MARK = re.compile(
-    rf"^[ \t]*(?:(?P<end>{CLOSING_MARK})|[<\[◁]{THINKING}[>\]▷])|(?P<end2>{CLOSING_MARK})[ \t]*$",
-    re.I | re.M,
+    rf"(?im)^[ \t]*(?:(?P<end>{CLOSING_MARK})|[<\[◁]{THINKING}[>\]▷])"
+    rf"|(?P<end_of_line>{CLOSING_MARK})[ \t]*$"
 )
 
 BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d{{1,3}}[.)])[ \t]+)?)(`{{3,}}|~{{3,}})")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
-LANGUAGES = "c# cs csharp|c++ cpp|f# fsharp|go golang|python py|bash sh shell|javascript js jsx"
-SAME_LANGUAGE = {
-    name: names.split()[0]
-    for names in f"{LANGUAGES}|typescript ts tsx".split("|")
-    for name in names.split()
-}
+NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
+SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
 DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini)$"
 ASIDE = rf"(bash|zsh|console|powershell|cmd|markdown|mermaid|html|css|dockerfile)$|{DATA}"
 
 # What the heading or the line before a block may call it.
 COMPLETE = re.compile(
-    r"\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed|fix(ed)?"
-    r"|corrected|correct (version|code|solution|program)|properly|rewritten|wait|oops)\b",
-    re.I,
+    r"(?i)\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed"
+    r"|fix(ed)?|corrected|correct (version|code|solution|program)|properly|rewritten|wait|oops)\b"
 )
 BESIDE = re.compile(
-    r"\b(general|generic|basic) (syntax|form|format|structure)\b"
-    r"|^[^\w\n]*((example )?usage|tests?|(the )?syntax)[^\w\n]*$",
-    re.I | re.M,
+    r"(?im)\b(general|generic|basic) (syntax|form|format|structure)\b"
+    r"|^[^\w\n]*((example )?usage|tests?|(the )?syntax)[^\w\n]*$"
 )
 SAMPLE = re.compile(r"(?<![\w/.])(example|sample)\b(?!/)", re.I)
 QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", re.I | re.M)
@@ -66,8 +59,7 @@ COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 IMPORT = re.compile(r"\s*(import|from|using|#include|require|library|use|package|open)\b")
 # Docstrings and block comments hold sentences; one that is never closed ends with the text.
 QUOTED_TEXT = re.compile(
-    r"(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)",
-    re.S | re.M,
+    r"(?sm)(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
 )
 PROSE = re.compile(
     r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI]),?"
@@ -76,9 +68,8 @@ PROSE = re.compile(
 PROSE_AT_THE_EDGE = re.compile(r"\s*([-*\u2013] |#{2,6} |$)")
 BOUNDARY = re.compile(r"`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|[A-Z][a-z].*:)\s*$")
 WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
-    r"([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
-    r"(?:(.*)\1/\2\3|(?<=>)(\n.*))\Z",
-    re.S,
+    r"(?s)([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
+    r"(?:(.*)\1/\2\3|(?<=>)(\n.*))\Z"
 )
 PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
 COMMAND = re.compile(
@@ -192,11 +183,11 @@ def language(name: str) -> str:
 
 def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, bool]:
     """Take lines for a block, and say if it is closed; a fence with a tag opens a block in it."""
-    quotes = re.compile(rf"([ \t]*>){{,{fence[1].count('>')}}}")
+    quotes = fence[1].count(">")
     indent = len(fence[1].split(">")[-1]) if fence.re is FENCE else 0
     body, depth = [], 1
     for line in lines:
-        line = quotes.sub("", line, count=1)
+        line = re.sub(rf"([ \t]*>){{,{quotes}}}", "", line, count=1) if quotes else line
         start = line.lstrip(BLANK)
         if start.startswith(fence[2]) and len(line.removesuffix(start).expandtabs(4)) <= indent + 3:
             depth += 1 if re.fullmatch(r"\w[\w+#.-]*", start.lstrip("`~").strip()) else -1
@@ -222,10 +213,10 @@ def unfenced_blocks(text: str) -> list[Block]:
 
 
 def kind(line: str) -> str:
-    """Say of a line without fences: b for a boundary, p for prose, c for what may be code."""
+    """Say of a line without fences: p for prose, b for a boundary, c for what may be code."""
     if BOUNDARY.match(line):
         return "b"
-    return "p" if PROSE.match(line) or PROSE_AT_THE_EDGE.match(line) else "c"
+    return "p" if PROSE_AT_THE_EDGE.match(line) or PROSE.match(line) else "c"
 
 
 def unwrapped(text: str) -> str:
@@ -262,11 +253,11 @@ def the_program(blocks: list[Block], lang: str) -> str:
     blocks = [b for b in blocks if b.tag] or blocks
     blocks = [b for b in blocks if not b.is_called(BESIDE)] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
-    rivals = [b for b in blocks if b is longest or is_rival(b, longest)]
-    complete = [
-        b for b in rivals if b.is_called(COMPLETE) and 3 * len(b.text) > 2 * len(longest.text)
-    ]
-    return (complete[-1:] or rivals)[0].text
+    blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= len(longest.text)]
+    blocks = [b for b in blocks if b is longest or f"{b.text}\n" not in f"{longest.text}\n"]
+    complete = [b for b in blocks if b.is_called(COMPLETE)]
+    complete = [b for b in complete if 3 * len(b.text) > 2 * len(longest.text)]
+    return (complete[-1:] or blocks)[0].text
 
 
 def are_pieces(blocks: list[Block]) -> bool:
@@ -276,10 +267,3 @@ def are_pieces(blocks: list[Block]) -> bool:
         return bool(others)
     only_imports = all(IMPORT.match(line) for line in imports.split("\n") if line.strip())
     return only_imports and not any(imports in text for text in others)
-
-
-def is_rival(block: Block, longest: Block) -> bool:
-    """Whether a block may be the program although another is longer."""
-    if 3 * len(block.text) < len(longest.text) or block.tag != longest.tag:
-        return False
-    return f"{block.text}\n" not in f"{longest.text}\n"
