@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # Reasoning stands in marks whose brackets differ from model to model; their name says what it is.
-THINKING = (
-    r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|deliberat|cot))[\w:.-]+"
-)
+THINKING = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|delib|cot))[\w:.-]+"
 BAR = "[|\uff5c]"
 TOKEN = re.compile(  # of a chat template, with the name of the part that it begins
     rf"(?:<(?:{BAR}[\w\u2581/-]+{BAR}?|[\w/]+{BAR}|/?s|unused\d+|(?i:eo[st]|bos|(end|start)_?of\w+))>"
@@ -17,15 +15,16 @@ OPENING = re.compile(
     rf"(?i)\s*(?:(?P<tag>[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷])|(?P<part><{BAR}{THINKING}{BAR}?>"
     rf"|<(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)|{TOKEN.pattern})"
 )
-CLOSING_MARK = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
-CLOSING = re.compile(rf"(?<![\"'`]){CLOSING_MARK}(?![\"'`])", re.I)
+CLOSE = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
+CLOSING = re.compile(rf"(?<![\"'`]){CLOSE}(?![\"'`])", re.I)
 LATER_MARK = re.compile(
-    rf"(?im)^[ \t]*(?:(?P<end>{CLOSING_MARK})|[<\[◁]{THINKING}[>\]▷])"
-    rf"|(?P<end_of_line>{CLOSING_MARK})[ \t]*$"
+    rf"(?im)^[ \t]*(?:(?P<end>{CLOSE})|[<\[◁]{THINKING}[>\]▷])|(?P<last>{CLOSE})[ \t]*$"
 )
 
 BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
-FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d{{1,3}}[.)])[ \t]+)?)(`{{3,}}|~{{3,}})")
+FENCE = re.compile(
+    rf"([>{BLANK}]*(?:(?:[-*+]|\d{{1,3}}[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)"
+)
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
 NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
 SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
@@ -46,13 +45,12 @@ QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", r
 
 # What code looks like, in any language.
 KEYWORD = (
-    r"(def|class|function|fn|func|fun|sub|module|program|import|from|using|#include|#lang|package"
-    r"|public|export|type|struct|template|const|let|var|local|print|echo|end|return|if|for|while|do"
-    r"|done|SELECT|FROM|WHERE)\b"
+    r"(def|class|function|fn|func|fun|sub|module|program|import|from|using|#include|#lang|package|type"
+    r"|public|export|template|const|let|var|local|print|echo|end|return|if|for|do|done|SELECT|WHERE)\b"
 )
 CODE_ON_FENCE_LINE = re.compile(KEYWORD + r"[ (]*[\w<\"'{]")
 CODE = re.compile(
-    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|\s*([{}()\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=)|:$))|\s*"
+    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|\s*([{}()\[\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=)|:$))|\s*"
     + KEYWORD
 )
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
@@ -65,16 +63,18 @@ PROSE = re.compile(
     r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI]),?"
     r"(( \S+){2,}[.:!?]\)?[*`]*\s*$|( [a-z][\w'`,-]*){4})))"
 )
-PROSE_AT_THE_EDGE = re.compile(r"\s*([-*\u2013] |#{2,6} |$)")
-BOUNDARY = re.compile(r"`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|[A-Z][a-z].*:)\s*$")
+KIND_OF_LINE = re.compile(  # in a text without fences: boundary, prose, or else what may be code
+    r"(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|[A-Z][a-z].*:)\s*$)"
+    rf"|(?P<p>{PROSE.pattern}|\s*([-*\u2013] |#{{2,6}} |$))|(?P<c>)"
+)
 WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
-    r"(?s)([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
+    r"(?s)\A([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
     r"(?:(.*)\1/\2\3|(?<=>)(\n.*))\Z"
 )
 PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
 COMMAND = re.compile(
-    r"\s*[$%]? ?(sudo )?((python3? -m )?pip3?|uv|conda|npm|npx|yarn|cargo|brew|apt(-get)?|dotnet"
-    r"|go (get|run|mod|test)|make|git|docker|cd|mkdir|ls|pwd|tree|cat [\w./-]+$)(\s|$)"
+    r"\s*[$%]? ?(sudo )?((python3? -m )?pip3?|conda|npm|npx|yarn|cargo|brew|apt(-get)?|dotnet|make"
+    r"|go (get|run|mod|test)|git|docker|cd|mkdir|ls|pwd|tree|cat [\w./-]+$)(\s|$)"
 )
 
 
@@ -147,12 +147,14 @@ def fenced_blocks(text: str) -> list[Block]:
     prose: list[str] = []
     lines = iter(text.split("\n"))
     for line in lines:
-        if not (fence := opening_fence(line)):
+        if not (fence := FENCE.match(line) or FENCE_BEHIND_WORDS.match(line)):
             prose.append(line)
             continue
-        tag, code = tag_and_code(line[fence.end() :])
-        before = "\n".join([*prose, fence[1]])
-        prose = []
+        info = line[fence.end() :]
+        tag, *rest = re.split(r"[\s:{,]+", info.strip(), maxsplit=1)
+        code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
+        tag = "" if code == info else SAME_LANGUAGE.get(tag.lower(), tag.lower())
+        before, prose = "\n".join([*prose, fence[1]]), []
         if not tag and not blocks and is_code(before):
             blocks.append(Block("", before.strip()))  # it closes what has no opening fence
             continue
@@ -161,24 +163,6 @@ def fenced_blocks(text: str) -> list[Block]:
         if closed or tag or not blocks or is_code(text):
             blocks.append(Block(tag, text, before))
     return blocks
-
-
-def opening_fence(line: str) -> re.Match | None:
-    if "```" not in line and "~~~" not in line:
-        return None
-    fence = FENCE.match(line)
-    return fence if fence and "`" not in line[fence.end() :] else FENCE_BEHIND_WORDS.match(line)
-
-
-def tag_and_code(info: str) -> tuple[str, str]:
-    """The language that the rest of a fence line names, and the code that stands there instead."""
-    tag, *rest = re.split(r"[\s:{,]+", info.strip(), maxsplit=1)
-    code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
-    return ("" if code == info else language(tag)), code
-
-
-def language(name: str) -> str:
-    return SAME_LANGUAGE.get(name.lower(), name.lower())
 
 
 def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, bool]:
@@ -202,26 +186,16 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
 
 def unfenced_blocks(text: str) -> list[Block]:
     """The whole text where it is code, or else its sections that are, without prose around them."""
-    whole = unwrapped(text.strip(BLANK + "\n"))
+    whole = WRAPPED.sub(r"\4\5", text.strip(BLANK + "\n")).strip("\n")
     if is_code(whole):
         return [Block("", whole)]
     lines = text.split("\n")
     masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "#", quoted[0]), text)
-    sections = re.finditer("c([cp]*c)?", "".join(map(kind, masked.split("\n"))))
-    codes = [unwrapped("\n".join(lines[slice(*section.span())])) for section in sections]
+    kinds = [str(match.lastgroup) for match in map(KIND_OF_LINE.match, masked.split("\n")) if match]
+    sections = re.finditer("c([cp]*c)?", "".join(kinds))
+    codes = ["\n".join(lines[slice(*section.span())]) for section in sections]
+    codes = [WRAPPED.sub(r"\4\5", code).strip("\n") for code in codes]
     return [Block("", code) for code in codes if is_code(code)]
-
-
-def kind(line: str) -> str:
-    """Say of a line without fences: p for prose, b for a boundary, c for what may be code."""
-    if BOUNDARY.match(line):
-        return "b"
-    return "p" if PROSE_AT_THE_EDGE.match(line) or PROSE.match(line) else "c"
-
-
-def unwrapped(text: str) -> str:
-    match = WRAPPED.match(text)
-    return (match[4] or match[5]).strip("\n") if match else text
 
 
 def is_code(text: str) -> bool:
@@ -245,7 +219,7 @@ def is_no_program(block: Block, lang: str) -> bool:
 
 def the_program(blocks: list[Block], lang: str) -> str:
     """Narrow the blocks down by one preference after another, none of which excludes them all."""
-    asked = {language(word) for word in re.split(r"[\s,;()/]+", lang)} - {""}
+    asked = {SAME_LANGUAGE.get(word, word) for word in re.split(r"[\s,;()/]+", lang.lower())} - {""}
     blocks = [b for b in blocks if b.tag in asked] or blocks
     blocks = [b for b in blocks if not re.match(ASIDE, b.tag) or b.text.startswith("#!")] or blocks
     if are_pieces(blocks):
@@ -253,10 +227,10 @@ def the_program(blocks: list[Block], lang: str) -> str:
     blocks = [b for b in blocks if b.tag] or blocks
     blocks = [b for b in blocks if not b.is_called(BESIDE)] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
-    blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= len(longest.text)]
+    size = len(longest.text)
+    blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= size]
     blocks = [b for b in blocks if b is longest or f"{b.text}\n" not in f"{longest.text}\n"]
-    complete = [b for b in blocks if b.is_called(COMPLETE)]
-    complete = [b for b in complete if 3 * len(b.text) > 2 * len(longest.text)]
+    complete = [b for b in blocks if b.is_called(COMPLETE) and 3 * len(b.text) > 2 * size]
     return (complete[-1:] or blocks)[0].text
 
 
