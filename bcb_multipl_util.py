@@ -22,23 +22,21 @@ LATER_MARK = re.compile(
 )
 
 BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
-FENCE = re.compile(
-    rf"([>{BLANK}]*(?:(?:[-*+]|\d{{1,3}}[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)"
-)
+FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
 NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
 SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
-DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini)$"
-ASIDE = rf"(bash|zsh|console|powershell|cmd|markdown|mermaid|html|css|dockerfile)$|{DATA}"
-
-# What the heading or the line before a block may call it.
+DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties)$"
+ASIDE = rf"(bash|zsh|console|powershell|cmd|markdown|mermaid|html|css|dockerfile|makefile)$|{DATA}"
 COMPLETE = re.compile(
     r"(?i)\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed"
-    r"|fix(ed)?|corrected|correct (version|code|solution|program)|properly|rewritten|wait|oops)\b"
+    r"|fix(ed)?|corrected|correct (version|code|solution|program)|properly|rewritten)\b"
+)
+REPAIR = re.compile(  # anywhere before a block that is not the first
+    r"(?i)\b(wait|oops|hmm|mistake|wrong|incorrect|redo|let me fix|change (it|this) to|should be)\b"
 )
 BESIDE = re.compile(
-    r"(?im)\b(general|generic|basic) (syntax|form|format|structure)\b"
-    r"|^[^\w\n]*((example )?usage|tests?|(the )?syntax)[^\w\n]*$"
+    r"(?im)\b(general|basic) (syntax|form)|^[^\w\n]*(the )?(usage|tests?|syntax|template)[^\w\n]*$"
 )
 SAMPLE = re.compile(r"(?<![\w/.])(example|sample)\b(?!/)", re.I)
 QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", re.I | re.M)
@@ -50,8 +48,8 @@ KEYWORD = (
 )
 CODE_ON_FENCE_LINE = re.compile(KEYWORD + r"[ (]*[\w<\"'{]")
 CODE = re.compile(
-    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|\s*([{}()\[\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=)|:$))|\s*"
-    + KEYWORD
+    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|[a-z_.]\w*:$"
+    r"|\s*([{}()\[\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=))|" + KEYWORD + ")"
 )
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 IMPORT = re.compile(r"\s*(import|from|using|#include|require|library|use|package|open)\b")
@@ -60,12 +58,13 @@ QUOTED_TEXT = re.compile(
     r"(?sm)(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
 )
 PROSE = re.compile(
-    r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI]),?"
+    r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI])[,:]?"
     r"(( \S+){2,}[.:!?]\)?[*`]*\s*$|( [a-z][\w'`,-]*){4})))"
 )
-KIND_OF_LINE = re.compile(  # in a text without fences: boundary, prose, or else what may be code
-    r"(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|[A-Z][a-z].*:)\s*$)"
-    rf"|(?P<p>{PROSE.pattern}|\s*([-*\u2013] |#{{2,6}} |$))|(?P<c>)"
+KIND_OF_LINE = re.compile(  # of a text without fences: space, boundary, prose, heading or code
+    r"(?P<s>\s*$)|(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$)"
+    rf"|(?P<p>{PROSE.pattern}|\s*([-*\u2013] |#{{2,6}} |File(name)?: |`\w+`\s*$|[A-Z]\w*[.!]\s*$))"
+    r"|(?P<h>#\s)|(?P<c>)"
 )
 WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
     r"(?s)\A([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
@@ -73,8 +72,7 @@ WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
 )
 PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
 COMMAND = re.compile(
-    r"\s*[$%]? ?(sudo )?((python3? -m )?pip3?|conda|npm|npx|yarn|cargo|brew|apt(-get)?|dotnet|make"
-    r"|go (get|run|mod|test)|git|docker|cd|mkdir|ls|pwd|tree|cat [\w./-]+$)(\s|$)"
+    r"[$%\s]*(sudo )?(pip3?|npm|npx|yarn|cargo|apt(-get)?|git|cd|mkdir|ls|tree|cat(?=[^|>]*$))\s"
 )
 
 
@@ -85,10 +83,10 @@ class Block(NamedTuple):
     text: str
     before: str = ""
 
-    def is_called(self, pattern: re.Pattern) -> bool:
-        said = [line for line in self.before.split("\n") if re.search(r"[^\W\d]", line)]
-        headings = [line for line in said if re.match(r"#{1,6} |\*\*", line)]
-        return any(map(pattern.search, headings[-1:] + said[-1:]))
+    @property
+    def announcement(self) -> str:
+        lines = reversed(self.before.split("\n"))
+        return next((line for line in lines if re.search(r"[^\W\d]", line)), "")
 
 
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
@@ -155,8 +153,8 @@ def fenced_blocks(text: str) -> list[Block]:
         code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
         tag = "" if code == info else SAME_LANGUAGE.get(tag.lower(), tag.lower())
         before, prose = "\n".join([*prose, fence[1]]), []
-        if not tag and not blocks and is_code(before):
-            blocks.append(Block("", before.strip()))  # it closes what has no opening fence
+        if not tag and not blocks and "\n" in before.strip() and is_code(before):
+            blocks.append(Block("?", before.strip()))  # it closes what has no opening fence
             continue
         text, closed = up_to_closing_fence(lines, fence)
         text = f"{code}\n{text}".strip("\n")
@@ -186,16 +184,15 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
 
 def unfenced_blocks(text: str) -> list[Block]:
     """The whole text where it is code, or else its sections that are, without prose around them."""
-    whole = WRAPPED.sub(r"\4\5", text.strip(BLANK + "\n")).strip("\n")
-    if is_code(whole):
-        return [Block("", whole)]
+    text = WRAPPED.sub(r"\4\5", text.strip(BLANK + "\n")).strip("\n")
+    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "c", quoted[0]), text)
+    kinds = "".join([str(m.lastgroup) for m in map(KIND_OF_LINE.match, masked.split("\n")) if m])
+    if is_code(text) and not {kinds[0], kinds[-1]} & {"b", "p"}:
+        return [Block("", text)]
     lines = text.split("\n")
-    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "#", quoted[0]), text)
-    kinds = [str(match.lastgroup) for match in map(KIND_OF_LINE.match, masked.split("\n")) if match]
-    sections = re.finditer("c([cp]*c)?", "".join(kinds))
-    codes = ["\n".join(lines[slice(*section.span())]) for section in sections]
-    codes = [WRAPPED.sub(r"\4\5", code).strip("\n") for code in codes]
-    return [Block("", code) for code in codes if is_code(code)]
+    sections = re.finditer("(h[hs]*)?c([chps]*c)?h*", kinds)
+    codes = [WRAPPED.sub(r"\4\5", "\n".join(lines[slice(*part.span())])) for part in sections]
+    return [Block("", code.strip("\n")) for code in codes if is_code(code)]
 
 
 def is_code(text: str) -> bool:
@@ -208,30 +205,30 @@ def is_code(text: str) -> bool:
 
 def is_no_program(block: Block, lang: str) -> bool:
     """Whether a block is empty, a placeholder, a sample of data, or only commands to install."""
-    if re.match(DATA, block.tag) and block.is_called(SAMPLE):
-        return True
+    is_sample = re.match(DATA, block.tag) and SAMPLE.search(block.announcement)
     lines = [line for line in block.text.split("\n") if line.strip()]
     code = [line for line in lines if not COMMENT.match(line)] or lines
     if not any(name in lang.lower() for name in ("bash", "shell")):
         code = [line for line in code if not COMMAND.match(line)]
-    return all(PLACEHOLDER.match(line) for line in code)
+    return bool(is_sample) or all(PLACEHOLDER.match(line) for line in code)
 
 
 def the_program(blocks: list[Block], lang: str) -> str:
     """Narrow the blocks down by one preference after another, none of which excludes them all."""
-    asked = {SAME_LANGUAGE.get(word, word) for word in re.split(r"[\s,;()/]+", lang.lower())} - {""}
-    blocks = [b for b in blocks if b.tag in asked] or blocks
+    asked = {SAME_LANGUAGE.get(word, word) for word in re.split(r"[\s,;()/]+", lang.lower())}
+    blocks = [b for b in blocks if b.tag in asked - {""} | {"?"}] or blocks
     blocks = [b for b in blocks if not re.match(ASIDE, b.tag) or b.text.startswith("#!")] or blocks
     if are_pieces(blocks):
         return "\n\n".join(b.text for b in blocks)
     blocks = [b for b in blocks if b.tag] or blocks
-    blocks = [b for b in blocks if not b.is_called(BESIDE)] or blocks
+    blocks = [b for b in blocks if not BESIDE.search(b.before)] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
     size = len(longest.text)
     blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= size]
     blocks = [b for b in blocks if b is longest or f"{b.text}\n" not in f"{longest.text}\n"]
-    complete = [b for b in blocks if b.is_called(COMPLETE) and 3 * len(b.text) > 2 * size]
-    return (complete[-1:] or blocks)[0].text
+    later = [b for b in blocks if COMPLETE.search(b.announcement) or REPAIR.search(b.before)]
+    later = [b for b in later if 5 * len(b.text) >= 4 * size]
+    return (later[-1:] or blocks)[0].text
 
 
 def are_pieces(blocks: list[Block]) -> bool:
