@@ -143,7 +143,7 @@ def fenced_blocks(text: str) -> list[Block]:
     """Split off the fenced blocks, of which the last may be unclosed."""
     blocks: list[Block] = []
     prose: list[str] = []
-    lines = iter(text.split("\n"))
+    lines = iter(text.split("\n") if "```" in text or "~~~" in text else [])
     for line in lines:
         if not (fence := FENCE.match(line) or FENCE_BEHIND_WORDS.match(line)):
             prose.append(line)
@@ -177,7 +177,8 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
             break
         body.append(line)
     # Some models indent only the fence: what goes is what all lines share with it.
-    margin = min([indent, *(len(line) - len(line.lstrip()) for line in body if line.strip())])
+    widths = (len(line) - len(line.lstrip()) for line in body if line.strip())
+    margin = min([indent, *widths]) if indent else 0
     text = "\n".join(line[margin:] for line in body)
     return text.removesuffix(fence[2]) if depth else text, not depth
 
@@ -187,7 +188,7 @@ def unfenced_blocks(text: str) -> list[Block]:
     text = WRAPPED.sub(r"\4\5", text.strip(BLANK + "\n")).strip("\n")
     masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "c", quoted[0]), text)
     kinds = "".join([str(m.lastgroup) for m in map(KIND_OF_LINE.match, masked.split("\n")) if m])
-    if is_code(text) and not {kinds[0], kinds[-1]} & {"b", "p"}:
+    if not {kinds[0], kinds[-1]} & {"b", "p"} and is_code(text):
         return [Block("", text)]
     lines = text.split("\n")
     sections = re.finditer("(h[hs]*)?c([chps]*c)?h*", kinds)
