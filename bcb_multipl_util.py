@@ -191,7 +191,7 @@ def unfenced_blocks(text: str) -> list[Block]:
     if not {kinds[0], kinds[-1]} & {"b", "p"} and is_code(text):
         return [Block("", text)]
     lines = text.split("\n")
-    sections = re.finditer("(h[hs]*)?c([chps]*c)?h*", kinds)
+    sections = re.finditer("h[hs]*(c([chps]*c)?h*)?|c([chps]*c)?h*", kinds)
     codes = [WRAPPED.sub(r"\4\5", "\n".join(lines[slice(*part.span())])) for part in sections]
     return [Block("", code.strip("\n")) for code in codes if is_code(code)]
 

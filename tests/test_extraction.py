@@ -377,7 +377,7 @@ EXPRESSIONS = {
     if isinstance(value, re.Pattern)
 }
 FENCE_UNITS = ["`", "~", "``` ", "```\n", "~~~\n", "> ", "- "]
-TEXT_UNITS = [" ", "\n", "a", "a\n", "A b ", "A:\n", "é", "**", "Q1.\n"]
+TEXT_UNITS = [" ", "\n", "a", "a\n", "A b ", "A:\n", "é", "**", "Q1.\n", "# a\n", "# a\n\n"]
 MARK_UNITS = ["<", "</", "<a>", "<|", "<think>", "</think>", "think", "</s>"]
 CODE_UNITS = ["(", "= ", '"""', ";", "let x ", "import a\n"]
 UNITS = FENCE_UNITS + TEXT_UNITS + MARK_UNITS + CODE_UNITS
