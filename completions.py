@@ -331,9 +331,8 @@ class Output:
 def is_torn(line: bytes) -> bool:
     """Whether a line is part of a record, or zeros, as a crash or a full disk leaves at the end."""
     try:
-        return (
-            not line.endswith(b"\n") and line.lstrip(b"\0")[:1] in b"{" and json.loads(line) is None
-        )
+        whole = line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{"
+        return not whole and json.loads(line) is None
     except ValueError:
         return True
 
@@ -353,9 +352,8 @@ class Run:
         """Go on from the file of earlier runs; raise CompletionsError on other settings."""
         self.path, self.saved = Path(f"{output.path}.run.json"), 0.0
         earlier = self.earlier(settings, output.answers)
-        self.totals: dict[str, Any] = (
-            dict.fromkeys(COUNTS, 0) | {"cost": None} | earlier.get("totals", {})
-        )
+        self.totals: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"cost": None}
+        self.totals |= earlier.get("totals", {})
         # A kill leaves totals up to a second old; what the output shows was asked as well.
         self.totals["requests"] += output.answers - earlier.get("answers", output.answers)
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
@@ -473,7 +471,8 @@ class Run:
             )
         if (cut_off := totals["truncated"] / max(1, self.content["answers"])) > 0.01:
             full = "the model's context is full before that, so serve a longer one"
-            repair = full if totals.get("context_full") else "raise it, on another output"
+            most = 2 * totals.get("context_full", 0) > totals["truncated"]
+            repair = full if most else "raise it, on another output"
             notify(f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}")
         if alone := totals.get("reasoning_only"):
             notify(f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens")
