@@ -66,6 +66,13 @@ def one_line(error: object, length: int = 300) -> str:
     return textwrap.shorten(text, length, placeholder=" ...")
 
 
+def variables(error: object) -> str:
+    """Name the variables of the environment that an error may come from, where there are any."""
+    values = ((name, value) for name, value in os.environ.items() if "_" in name and len(value) > 2)
+    names = [n for n, v in values if n.lower().endswith("_proxy") or v in str(error)]
+    return f" (see {', '.join(names)})" if names else ""
+
+
 # --- the benchmark -----------------------------------------------------------------------------
 
 # What may be a dataset's name. All else is plainly a path: a typo in it must not go to the Hub.
@@ -583,7 +590,9 @@ def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
-            line = f"unforeseen: {type(error).__name__}: {one_line(error)} ({where})"
+            line = (
+                f"unforeseen: {type(error).__name__}: {one_line(error)}, {where}{variables(error)}"
+            )
     raise CompletionsError(masked.text(line))
 
 
@@ -647,7 +656,7 @@ FAILURES = (
     ("certificate", RUN, r"0 .*(certificate|\bssl\b)",
      "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
     ("no connection", PASSING, r"0 (Connect|Proxy)",
-     "is the server up, the address right, with http or https, and no proxy in the way?"),
+     "is the server up, the address right, and with http or https as it wants?"),
     ("no answer", PASSING, r"[025]|409|424|425|498|499", "see the server's log"),
     ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
     ("not sent", RUN, r"local", "mend what it names{param}"),
@@ -768,7 +777,7 @@ class Transport:
         except (*self.lost, self.httpx.RemoteProtocolError) as error:
             *_, cause = causes(error)
             text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
-            raise NoAnswer(0, text) from error
+            raise NoAnswer(0, text + variables(text)) from error
         if request.method == "POST":
             body = checked_body(request.url.path, response, body)
         encoded = ("content-encoding", "content-length", "transfer-encoding")
@@ -918,13 +927,9 @@ def connect(options: argparse.Namespace):
         litellm.sync_transport = Transport(options)
         litellm.client_session = httpx.Client(transport=litellm.sync_transport)
     except Exception as error:  # whatever a variable of the environment leads to
-        names = ", ".join(
-            name
-            for name, value in os.environ.items()
-            if name.lower().endswith("_proxy") or (len(value) > 2 and value in str(error))
-        )
-        repair = f"install what it names, or mend or unset the variable: {names or 'see there'}"
-        raise CompletionsError(f"no request can be made: {one_line(error)}; {repair}") from None
+        repair = "install what it names, or mend or unset the variable"
+        line = f"no request can be made: {one_line(error)}; {repair}{variables(error)}"
+        raise CompletionsError(line) from None
     finally:
         gc.enable()
     gc.freeze()  # what was imported stays, and need not be looked at again
