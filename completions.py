@@ -69,7 +69,9 @@ def one_line(error: object, length: int = 300) -> str:
 def variables(error: object) -> str:
     """Name the variables of the environment that an error may come from, where there are any."""
     values = ((name, value) for name, value in os.environ.items() if "_" in name and len(value) > 2)
-    names = [n for n, v in values if n.lower().endswith("_proxy") or v in str(error)]
+    names = [
+        n for n, v in values if n.lower().endswith("_proxy") or v.lower() in str(error).lower()
+    ]
     return f" (see {', '.join(names)})" if names else ""
 
 
@@ -77,7 +79,7 @@ def variables(error: object) -> str:
 
 # What may be a dataset's name. All else is plainly a path: a typo in it must not go to the Hub.
 HUB_NAME = re.compile(
-    r"(?!.*\.(jsonl?|ndjson|txt|[ct]sv|parquet|arrow|zip|gz|bz2|xz|zst)$)\w[\w.-]*(/[\w.-]+)?$"
+    r"(?i)(?!.*\.(jsonl?|ndjson|txt|[ct]sv|parquet|arrow|zip|gz|bz2|xz|zst)$)\w[\w.-]*(/[\w.-]+)?$"
 )
 BOM = b"\xef\xbb\xbf"
 # How a file begins that is not JSON Lines, and what it then is.
