@@ -1,9 +1,14 @@
 """A folder of its own for each test, a scripted model on a free port, and the script to run."""
 
 import json
+import logging
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,16 +17,30 @@ from fake_llm import FakeLLM
 import completions
 
 ROOT = Path(completions.__file__).parent
+KEY = "sk-local-0123456789"
+OUTSIDE = r"_API_(KEY|BASE)$|_BASE_URL$|PROXY|^SSL_|^HF_|^TQDM_|^(COLUMNS|REQUEST_TIMEOUT)$"
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch, tmp_path):
     """No key, address or proxy from outside; tests start in a folder of their own."""
     for name in list(os.environ):
-        if name.endswith(("_API_KEY", "_API_BASE")) or "PROXY" in name.upper():
+        if re.search(OUTSIDE, name, re.I):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-local-0123456789")
+    for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER", "DEEPSEEK"):
+        monkeypatch.setenv(f"{provider}_API_KEY", KEY)
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # also where a test imports it
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def process_as_before():
+    """What main() changes for its whole process is changed back: who handles signals, logging."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
@@ -36,34 +55,59 @@ def server():
         yield server
 
 
+# What is between the server's address and the path that a provider asks for.
+BASE = {"anthropic": ""}
+
+
+def at(server: FakeLLM, model: str) -> list[str]:
+    """The options that ask for a model on this server."""
+    base = BASE.get(model.split("/")[0], "/v1")
+    return ["--model", model, "--param", f"api_base={server.url}{base}"]
+
+
 @pytest.fixture
 def command(server):
     """The options of a run on the scripted model; later options override earlier ones."""
     return lambda *more: [
-        *("--model", "openai/scripted", "--benchmark", "problems.jsonl", "--lang", "Lua"),
-        *("--output-path", "out.jsonl", "--param", f"api_base={server.url}/v1", *map(str, more)),
+        *("--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"),
+        *at(server, "openai/scripted"),
+        *map(str, more),
     ]
 
 
 @pytest.fixture
+def told(capsys):
+    """What people were told since the last call: never on stdout, never as a traceback."""
+
+    def told() -> str:
+        out, err = capsys.readouterr()
+        assert out == "" and "Traceback" not in err
+        return err
+
+    return told
+
+
+@pytest.fixture
 def start(command):
-    """Start the script in a process of its own."""
+    """Start the script in a process of its own; None takes a variable out of its environment."""
     processes = []
 
-    def start(*more, **environment):
+    def start(*more, shell: str = "", **environment):
         argv = [sys.executable, str(ROOT / "completions.py"), *command(*more)]
-        env = os.environ | environment
-        processes.append(
-            subprocess.Popen(
-                argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-            )
-        )
+        argv = ["bash", "-c", shell, *argv] if shell else argv
+        env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(argv, env=env, **pipes))
         return processes[-1]
 
     yield start
     for process in processes:
         process.kill()
         process.communicate()
+
+
+def last_line(told: str) -> str:
+    return told.strip().split("\n")[-1]
 
 
 def write_problems(count: int, path: str = "problems.jsonl") -> list[dict]:
@@ -76,5 +120,22 @@ def read_jsonl(path: str = "out.jsonl") -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
+def answered(path: str = "out.jsonl") -> list[int]:
+    """The numbers of the problems that have an answer, as they stand in the output."""
+    return [row["task_id"] for row in read_jsonl(path)]
+
+
 def run_file(path: str = "out.jsonl") -> dict:
     return json.loads(Path(f"{path}.run.json").read_text(encoding="utf-8"))
+
+
+def asked(server: FakeLLM) -> Counter:
+    """How often each problem was asked for, by its number."""
+    return Counter(request.problem for request in server.requests)
+
+
+def wait_for(condition, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

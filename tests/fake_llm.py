@@ -3,11 +3,15 @@
     with FakeLLM() as server:
         server.replies = lambda request: Reply("```lua\\nreturn 1\\n```")
 
-`replies` gets a Request and gives a Reply for each; `requests` holds all that came, in order.
+`replies` gets a Request and gives a Reply for each; `requests` holds all that came, in order, and
+`gets` the paths of what came as a GET, which is answered like any prompt (a redirected POST may
+become one). With tls=True the server has a certificate that nobody trusts.
 """
 
 import json
 import socket
+import ssl
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -27,46 +31,79 @@ class Request:
     body: dict
     headers: Message  # finds a name in any case, as HTTP does
     arrived: float
+    path: str = ""
+
+    @property
+    def problem(self) -> int:
+        """The number of the problem, of those that write_problems writes."""
+        return int(self.prompt.split(".")[0].split()[-1])
+
+    @property
+    def key(self) -> str:
+        return self.headers.get("x-api-key") or self.headers["Authorization"].split()[-1]
 
 
 @dataclass
 class Reply:
-    text: str | None = ANSWER
+    text: str | list | None = ANSWER
     status: int = 200
     error: str = "The server had an error."
     headers: dict = field(default_factory=dict)
     seconds: float = 0.0
     finish: str = "stop"
     choices: bool = True
+    message: dict = field(default_factory=dict)  # more fields of the message, or others
+    choice: dict = field(default_factory=dict)  # more fields of the choice
+    usage: dict | None = field(
+        default_factory=lambda: {
+            **{"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
+            "completion_tokens_details": {"reasoning_tokens": 5},
+        }
+    )
+    body: object = None  # the whole body in place of all that: text as it is, else as JSON
     broken: bool = False  # half of the body
     reset: bool = False  # the connection is reset with no response
+    blanks: float = 0.0  # seconds of blanks, ten a second, before the body
 
 
 class FakeLLM:
-    def __init__(self, replies: Callable[[Request], Reply] = lambda request: Reply()):
+    def __init__(
+        self, replies: Callable[[Request], Reply] = lambda request: Reply(), *, tls: bool = False
+    ):
         self.replies, self.requests = replies, []
+        self.gets: list[str] = []
         self.attempts: Counter = Counter()
         self.in_flight = self.peak = 0
+        self.gone = False
         self.connections: set = set()
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"llm": self})
         self.http = _Server(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        if tls:
+            self.http.socket = untrusted().wrap_socket(
+                self.http.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.http.server_port}"
 
     def __enter__(self):
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *exc):
+        self.stop()
+
+    def stop(self):
+        """Be gone: connections are refused from now on, and those that are open are reset."""
+        self.gone = True
         self.http.shutdown()
         self.http.server_close()
 
-    def took(self, body: dict, headers: Message, peer) -> tuple[Request, Reply]:
+    def took(self, body: dict, headers: Message, peer, path: str) -> tuple[Request, Reply]:
         prompt = body["messages"][0]["content"]
         prompt = prompt if isinstance(prompt, str) else prompt[0]["text"]
         with self.lock:
             self.attempts[prompt] += 1
-            request = Request(prompt, self.attempts[prompt], body, headers, time.time())
+            request = Request(prompt, self.attempts[prompt], body, headers, time.time(), path)
             self.requests.append(request)
             self.connections.add(peer)
             self.in_flight += 1
@@ -76,10 +113,10 @@ class FakeLLM:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 256
+    request_queue_size = 512
 
     def handle_error(self, request, client_address):
-        pass  # a client that was killed in the middle of a response
+        pass  # a client that was killed in the middle of a response, or trusts no certificate
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,9 +127,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def do_GET(self):
+        self.llm.gets.append(self.path)
+        self.respond(Reply(), json.dumps(chat_completion("scripted", Reply())).encode())
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        request, reply = self.llm.took(body, self.headers, self.client_address)
+        if self.llm.gone:
+            return self.reset()
+        request, reply = self.llm.took(body, self.headers, self.client_address, self.path)
         try:
             time.sleep(reply.seconds)
             self.send(request, reply)
@@ -100,57 +143,88 @@ class _Handler(BaseHTTPRequestHandler):
             with self.llm.lock:
                 self.llm.in_flight -= 1
 
+    def reset(self):
+        linger = b"\1\0\0\0\0\0\0\0"  # on, 0 seconds: close() resets
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+        self.connection.close()
+
     def send(self, request: Request, reply: Reply):
         if reply.reset:
-            linger = b"\1\0\0\0\0\0\0\0"  # on, 0 seconds: close() resets
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.close_connection = True
-            self.connection.close()
-            return
-        if reply.status != 200:
+            return self.reset()
+        if reply.body is not None:
+            content = reply.body
+        elif reply.status != 200:
             content = {"error": {"message": reply.error, "type": "error", "code": None}}
         elif self.path.endswith("/messages"):
-            content = anthropic_message(request, reply)
+            content = anthropic_message(request.body["model"], reply)
         else:
-            content = chat_completion(request, reply)
-        data = json.dumps(content).encode()
-        data = data[: len(data) // 2] if reply.broken else data
+            content = chat_completion(request.body["model"], reply)
+        data = (content if isinstance(content, str) else json.dumps(content)).encode()
+        self.respond(reply, data[: len(data) // 2] if reply.broken else data)
+
+    def respond(self, reply: Reply, data: bytes):
+        blanks = round(10 * reply.blanks)
         self.send_response(reply.status)
-        headers = {"Content-Type": "application/json", "Content-Length": len(data)}
+        headers = {"Content-Type": "application/json", "Content-Length": len(data) + blanks}
         for name, value in (headers | reply.headers).items():
             self.send_header(name, str(value))
         self.end_headers()
+        for _ in range(blanks):
+            self.wfile.write(b" ")
+            time.sleep(0.1)
         self.wfile.write(data)
 
 
-def chat_completion(request: Request, reply: Reply) -> dict:
+def chat_completion(model: str, reply: Reply) -> dict:
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": reply.text},
+        "message": {"role": "assistant", "content": reply.text, **reply.message},
         "finish_reason": reply.finish,
+        **reply.choice,
     }
     return {
-        "id": "chat-1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": request.body["model"],
+        **{"id": "chat-1", "object": "chat.completion", "created": 0, "model": model},
         "choices": [choice] if reply.choices else [],
-        "usage": {
-            "prompt_tokens": 10,
-            "completion_tokens": 20,
-            "total_tokens": 30,
-            "completion_tokens_details": {"reasoning_tokens": 5},
-        },
+        **({"usage": reply.usage} if reply.usage else {}),
     }
 
 
-def anthropic_message(request: Request, reply: Reply) -> dict:
+def anthropic_message(model: str, reply: Reply) -> dict:
     return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": request.body["model"],
+        **{"id": "msg_1", "type": "message", "role": "assistant", "model": model},
         "content": [{"type": "text", "text": reply.text}],
-        "stop_reason": "max_tokens" if reply.finish == "length" else "end_turn",
+        "stop_reason": {"length": "max_tokens", "stop": "end_turn"}.get(reply.finish, reply.finish),
         "usage": {"input_tokens": 10, "output_tokens": 20},
     }
+
+
+def untrusted() -> ssl.SSLContext:
+    """The side of a server whose certificate, for 127.0.0.1, is signed by nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(CERTIFICATE)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
+# Good for nothing but these tests, for a hundred years.
+CERTIFICATE = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBo97FAXueM82OKzx
+zZGC4zzrZBJo2pSnlBeLbxxav9ehRANCAAQFYAQAjWGmHsQtleqGT3gxS7cui5Ec
+DkfLcUlODh7/hIB9Lki/j9xxYhcwooOWww+UaiHBWNQU8Klo9lYA+L16
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBkTCCATagAwIBAgIUE8jU1wCeg9eTjqIcTGI1cFBTFRIwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyNTE5NDAwM1oYDzIxMjYxMTAx
+MTk0MDAzWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAQFYAQAjWGmHsQtleqGT3gxS7cui5EcDkfLcUlODh7/hIB9Lki/j9xx
+YhcwooOWww+UaiHBWNQU8Klo9lYA+L16o2QwYjAdBgNVHQ4EFgQUEs5uMxkBH8m7
+abF40aG48P7YcoAwHwYDVR0jBBgwFoAUEs5uMxkBH8m7abF40aG48P7YcoAwDwYD
+VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0kAMEYC
+IQCh1vP5EWe5zhWYaMzp3CduhQwOG2Xo/cDpeEkIPrIymAIhAI7s+iparasNx/1M
+IkgtmBMDSvJ47vfkeIgL1SDkx+ke
+-----END CERTIFICATE-----
+"""
