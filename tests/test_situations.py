@@ -6,11 +6,13 @@ was answered so far, at the third of six problems (or, where it says so, from th
 
 import json
 import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from conftest import KEY, answered, asked, at, last_line, read_jsonl, run_file, write_problems
-from fake_llm import ANSWER, FakeLLM, Reply
+from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
 
 import completions
 from completions import main
@@ -455,3 +457,340 @@ def test_what_does_not_pass_concerns_a_problem_or_the_run(
     assert {row["response"] for row in read_jsonl()} <= {ANSWER}
     place = lines if outcome is PROBLEM else last_line(lines)
     assert [words for words in says if words not in place] == [], lines
+
+
+# --- what is shown of a failure ---
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"error": "The upstream is gone."}, "The upstream is gone"),
+        ({"error": {"message": "Provider returned error", "code": 502}}, "Provider returned error"),
+        ({"object": "error", "message": "The engine is dead."}, "The engine is dead"),
+        ({"detail": [{"loc": ["body"], "msg": "field required"}]}, "field required"),
+        ("<html><title>Maintenance</title><p>Back at noon.</p></html>", "Maintenance Back at noon"),
+    ],
+)
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_the_text_of_an_error_with_status_200_is_shown(server, command, told, body, text, model):
+    server.replies = lambda request: Reply(body=body)
+    write_problems(1)
+    assert main(command(*at(server, model), "--max-retries", 0)) == 1
+    (line,) = [line for line in told().split("\n") if "1 failed" in line]
+    assert text in " ".join(line.split()) and "<" not in line and "{" not in line
+    assert answered() == []
+
+
+BALANCE = 'Class "Account" has a balance;\nadd deposit, payment and "billing" with unpaid invoices.'
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        lambda prompt: prompt,
+        lambda prompt: prompt[:60] + "...",
+        lambda prompt: repr(prompt),
+        lambda prompt: f"[{{'role': 'user', 'content': {prompt!r}}}]",
+        lambda prompt: json.dumps(prompt),
+    ],
+    ids=["whole", "cut", "repr", "messages", "json"],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
+    server, command, told, echo, status
+):
+    server.replies = lambda request: (
+        error(status, f"Cannot tokenize {echo(request.prompt)}")
+        if "balance" in request.prompt
+        else Reply()
+    )
+    problems = [{"task_id": n, "prompt": f"Problem {n}."} for n in range(6)]
+    problems[2]["prompt"] = BALANCE
+    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    assert main(command("--batch-size", 2)) == 1
+    assert answered() == [0, 1, 3, 4, 5] and len(server.requests) == 6, told()
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+@pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, OPENROUTER])
+def test_a_key_that_the_server_echoes_is_masked(server, command, told, monkeypatch, status, model):
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", KEY)
+    server.replies = lambda request: Reply(
+        status=status, error=f"Bad key {request.key} in {dict(request.headers)}."
+    )
+    write_problems(2)
+    assert main(command(*at(server, model), "--max-retries", 0)) == 1
+    assert {request.key for request in server.requests} == {KEY}
+    everything = told() + Path("out.jsonl.run.json").read_text()
+    assert "Bad key ***" in everything and KEY not in everything
+
+
+def test_an_error_of_megabytes_is_told_in_one_line(server, command, told):
+    server.replies = lambda request: error(400, "Too much of it. " + "x is not y " * 10**5)
+    write_problems(2)
+    began = time.process_time()
+    assert main(command()) == 1
+    assert time.process_time() - began < 4
+    lines = told()
+    assert "Too much of it" in lines and len(lines) < 2000
+
+
+# --- when to come back ---
+
+
+@pytest.mark.parametrize("name", ["Retry-After", "llm_provider-retry-after"])
+@pytest.mark.parametrize("model", [OPENAI, PROXY])
+def test_the_time_that_a_server_names_is_waited_for(server, command, model, name):
+    server.replies = lambda request: (
+        Reply(status=429, headers={name: "2"}) if request.attempt == 1 else Reply()
+    )
+    write_problems(1)
+    assert main(command(*at(server, model))) == 0
+    first, second = server.requests
+    assert 2 <= second.arrived - first.arrived < 8
+
+
+def pauses_of(monkeypatch) -> list[float]:
+    """The pauses that a run makes from now on, which take no time."""
+    pauses, pause = [], completions.pause
+
+    def note(attempt, failures):
+        pauses.append(pause(attempt, failures))
+        return 0.01
+
+    monkeypatch.setattr(completions, "pause", note)
+    return pauses
+
+
+def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, command, monkeypatch):
+    pauses = pauses_of(monkeypatch)
+    server.replies = lambda request: Reply(status=429, error="Slow down.")
+    write_problems(1)
+    assert main(command()) == 1
+    assert len(pauses) == 5 and 60 < sum(pauses) < 240
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34), ("again in 250ms", 0.25)]
+    + [("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)],
+)
+def test_a_time_told_in_words_is_waited_for(server, command, monkeypatch, text, seconds):
+    pauses = pauses_of(monkeypatch)
+    server.replies = lambda request: error(429, text) if request.attempt == 1 else Reply()
+    write_problems(1)
+    assert main(command()) == 0
+    assert seconds <= pauses[0] < seconds + 65 and len(pauses) == 1
+
+
+def test_a_server_that_drips_blanks_does_not_hold_a_request_for_ever(server, command, told):
+    server.replies = lambda request: Reply(blanks=20)
+    write_problems(1)
+    assert main(command("--timeout", 0.5, "--max-retries", 0)) == 1
+    assert "timeout" in told() and answered() == []
+
+
+# --- a server that is gone, or never was there ---
+
+
+def test_ten_requests_in_a_row_with_no_answer_end_the_run(server, command, quick, told):
+    server.replies = lambda request: Reply(status=200 if len(server.requests) <= 12 else 503)
+    write_problems(100)
+    assert main(command("--batch-size", 2, "--max-retries", 1)) == 1
+    assert len(answered()) == 12 and len(server.requests) == 12 + 2 * 10
+    assert "12 of 100 answered" in last_line(told())
+    server.replies = lambda request: Reply()
+    assert main(command()) == 0
+    assert sorted(answered()) == list(range(100)) and len(server.requests) == 32 + 88
+
+
+def test_a_server_that_dies_in_mid_run_ends_it(server, command, quick, told):
+    def replies(request):
+        if len(server.requests) == 12:
+            server.stop()
+        return Reply()
+
+    server.replies = replies
+    write_problems(1000)
+    assert main(command("--batch-size", 2, "--max-retries", 1)) == 1
+    end = last_line(told())
+    assert answered() == list(range(len(answered()))) and 10 <= len(answered()) <= 12
+    assert "ten requests in a row" in end and server.url in end
+
+
+def test_single_failures_between_answers_do_not_end_a_run(server, command, quick):
+    server.replies = lambda request: Reply(status=200 if request.problem % 10 == 0 else 500)
+    write_problems(100)
+    assert main(command("--batch-size", 1, "--max-retries", 0)) == 1
+    assert len(answered()) == 10 and len(server.requests) == 100
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, PROXY])
+def test_a_forgotten_server_is_told_by_its_address_after_two_tries(
+    command, monkeypatch, told, model
+):
+    pauses = pauses_of(monkeypatch)
+    with FakeLLM() as gone:
+        pass
+    write_problems(30)
+    assert main(command(*at(gone, model))) == 1
+    end = last_line(told())
+    assert gone.url in end and "is the server up" in end and len(pauses) <= 1
+    assert not re.search(r"\b(500|503)\b", end)  # no server sent one
+
+
+OWN_SERVERS = {
+    "hosted_vllm": "HOSTED_VLLM_API_BASE",
+    "litellm_proxy": "LITELLM_PROXY_API_BASE",
+    "lm_studio": "LM_STUDIO_API_BASE",
+    "xinference": "XINFERENCE_API_BASE",
+    "custom_openai": "api_base=",
+}
+
+
+@pytest.mark.parametrize("provider", OWN_SERVERS)
+def test_a_server_of_ones_own_without_its_address_gets_nothing_sent_elsewhere(
+    server, command, told, monkeypatch, provider
+):
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")  # in place of api.openai.com
+    monkeypatch.setenv(f"{provider.upper()}_API_KEY", "sk-private-key-1")
+    monkeypatch.setenv(f"{provider.upper()}_API_BAES", "http://127.0.0.1:9")  # misspelt
+    write_problems(3)
+    options = command("--model", f"{provider}/any")
+    options = [word for word in options if not word.startswith("api_base")]
+    options.remove("--param")
+    assert main(options) == 1
+    assert server.requests == [] and server.gets == []
+    end = last_line(told())
+    assert OWN_SERVERS[provider] in end and "sk-private-key-1" not in end
+
+
+def test_prompts_that_are_too_long_end_no_run_that_has_an_answer(server, command, told):
+    long = error(*TOO_LONG["OpenAI"])
+    server.replies = lambda request: long if 2 <= request.problem < 14 else Reply()
+    write_problems(16)
+    assert main(command("--limit", 2)) == 0
+    assert main(command("--batch-size", 1, "--concurrent-batches", 2)) == 1
+    assert sorted(answered()) == [0, 1, 14, 15] and len(server.requests) == 16
+    assert "12 failed: 400 too long" in told()
+
+
+# --- answers that are less than whole ---
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM, OPENROUTER, DEEPSEEK])
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_an_answer_in_the_reasoning_only_is_an_empty_record_counted_apart(
+    server, command, told, model, name
+):
+    reply = Reply(None, message={name: ANSWER})
+    server.replies = lambda request: reply if request.problem else Reply(None)
+    write_problems(2)
+    assert main(command(*at(server, model))) == 0
+    assert [(row["response"], row["program"]) for row in read_jsonl()] == [("", None)] * 2
+    lines = told()
+    assert "1 with reasoning only" in lines and "2 empty, 2 without a program" in lines
+
+
+@pytest.mark.parametrize(
+    ("used", "says"), [(5000, "raise it"), (900, "the model's context is full before that")]
+)
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_a_cut_off_answer_says_whether_max_tokens_or_the_context_was_short(
+    server, command, told, model, used, says
+):
+    usage = {"prompt_tokens": 100, "completion_tokens": used, "total_tokens": 100 + used}
+    server.replies = lambda request: Reply("```lua\nreturn", finish="length", usage=usage)
+    write_problems(2)
+    assert main(command(*at(server, model))) == 0
+    assert [row["program"] for row in read_jsonl()] == ["return"] * 2
+    lines = told()
+    assert "100.0% cut off at --max-tokens 5000" in lines and says in lines
+
+
+# --- mistakes of one's own: nothing is sent, and nothing is tried again ---
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+@pytest.mark.parametrize(
+    ("param", "says"),
+    [
+        ("extra_body=[1]", "extra_body"),
+        ("extra_headers=abc", "extra_headers"),
+        ("seed=1e999", "seed"),
+        ("api_base=127.0.0.1:8000/v1", "127.0.0.1:8000"),
+        ("api_base=localhost/v1", "localhost/v1"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_named_at_once(
+    server, command, told, monkeypatch, model, param, says
+):
+    pauses = pauses_of(monkeypatch)
+    write_problems(30)
+    assert main(command("--model", model, "--param", param)) == 1
+    end = last_line(told())
+    assert says in end and "500" not in end and "server up" not in end
+    assert server.requests == [] and pauses == []
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
+def test_a_key_that_ends_in_a_newline_is_told_of(server, command, told, monkeypatch, model):
+    pauses = pauses_of(monkeypatch)
+    write_problems(30)
+    assert main(command(*at(server, model), "--param", f"api_key={KEY}9\n")) in (0, 1)
+    end = last_line(told())
+    assert pauses == [] and f"{KEY}9" not in end
+    if server.requests:  # a client may take the newline off
+        assert len(answered()) == 30
+    else:
+        assert "500" not in end and "server up" not in end and "api_key" in end
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_half_a_surrogate_pair_is_refused_by_row(server, command, told, model):
+    Path("problems.jsonl").write_text('{"prompt": "x"}\n{"prompt": "a \\ud800 b"}\n')
+    assert main(command(*at(server, model))) == 1
+    assert "row 2: half a surrogate pair" in last_line(told()) and server.requests == []
+
+
+# --- TLS ---
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
+def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, monkeypatch, model):
+    pauses = pauses_of(monkeypatch)
+    write_problems(30)
+    with FakeLLM(tls=True) as server:
+        assert main(command(*at(server, model))) == 1
+        assert server.requests == [] and pauses == []
+    end = last_line(told())
+    assert "CERTIFICATE_VERIFY_FAILED" in end and "SSL_CERT_FILE" in end
+
+
+def test_a_certificate_can_be_trusted_by_ssl_cert_file(start):
+    Path("ca.pem").write_text(CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
+    write_problems(3)
+    with FakeLLM(tls=True) as server:
+        process = start(*at(server, OPENAI), SSL_CERT_FILE=str(Path("ca.pem").resolve()))
+        _, lines = process.communicate(timeout=60)
+    assert process.returncode == 0 and len(answered()) == 3, lines
+
+
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_https_to_an_http_server_says_so(server, command, told, monkeypatch, model):
+    pauses = pauses_of(monkeypatch)
+    write_problems(30)
+    url = server.url.replace("http:", "https:")
+    assert main(command("--model", model, "--param", f"api_base={url}/v1")) == 1
+    end = last_line(told())
+    assert "http://, not https://" in end and len(pauses) <= 1 and server.requests == []
+
+
+def test_a_handshake_that_hangs_says_what_it_looks_like(command, told, quick):
+    write_problems(3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/v1"
+        assert main(command("--param", f"api_base={url}", "--timeout", 0.3)) == 1
+    end = last_line(told())
+    assert url in end and "not https://" in end and not answered()
