@@ -1,73 +1,100 @@
-"""Runs against a scripted model on a real HTTP server: what is asked, written, kept and told."""
+"""The promises of the README, in its order, kept against a scripted model on a real HTTP server."""
 
 import json
 import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, read_jsonl, run_file, write_problems
+from conftest import (
+    KEY,
+    ROOT,
+    answered,
+    asked,
+    at,
+    last_line,
+    read_jsonl,
+    run_file,
+    wait_for,
+    write_problems,
+)
 from fake_llm import ANSWER, PROGRAM, Reply
 
-from completions import (
-    TOTALS,
-    Failure,
-    Report,
-    Requests,
-    Secrets,
-    batches,
-    main,
-    main_with_args,
-    pause,
-)
+import completions
+from completions import CompletionsError, batches, load_benchmark, main, main_with_args, make_prompt
 
-
-def all_prompts(server) -> Counter:
-    return Counter(request.prompt.split("\n")[0] for request in server.requests)
+OPTIONS = {
+    **{"model": "openai/scripted", "benchmark": "problems.jsonl", "lang": "Lua"},
+    **{"temperature": 0.2, "max_tokens": 100, "top_p": 0.95, "batch_size": 2},
+    "output_path": "out.jsonl",
+}
+MODELS = ["openai/scripted", "hosted_vllm/scripted", "anthropic/claude-3-haiku"]
 
 
 # --- the main job ---
 
 
-def test_each_problem_gets_a_record_with_its_fields_response_and_program(server, command, capsys):
+def test_each_problem_gets_a_record_with_its_fields_response_and_program(server, command, told):
     problems = write_problems(12)
     assert main(command()) == 0
     assert read_jsonl() == [{**row, "response": ANSWER, "program": PROGRAM} for row in problems]
-    assert "Problem 0.\n\nSolve this problem using Lua." in {r.prompt for r in server.requests}
-    assert server.requests[0].body["temperature"] == 0.2
-    assert server.requests[0].body["top_p"] == 0.95
-    assert server.requests[0].body["max_tokens"] == 5000
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "12 of 12 answered" in captured.err
+    assert list(read_jsonl()[0]) == ["task_id", "prompt", "none", "response", "program"]
+    assert "12 of 12 answered" in told()
 
 
-def test_none_sends_no_temperature_and_no_top_p(server, command):
+def test_what_is_sent_is_one_user_message_and_the_settings(server, command):
     write_problems(1)
-    assert main(command("--temperature", "none", "--top-p", "none", "--param", "seed=7")) == 0
+    assert main(command("--lang", "Lua /nothink")) == 0
     body = server.requests[0].body
-    assert "temperature" not in body and "top_p" not in body and body["seed"] == 7
+    text = "Problem 0.\n\nSolve this problem using Lua /nothink."
+    assert body["messages"] == [{"role": "user", "content": text}]
+    assert body["temperature"] == 0.2 and body["top_p"] == 0.95 and body["max_tokens"] == 5000
 
 
-def test_main_with_args_takes_just_the_eight_arguments(server, monkeypatch):
-    write_problems(3)
-    monkeypatch.setenv("OPENAI_API_BASE", f"{server.url}/v1")
-    missing = main_with_args(
-        model="openai/scripted",
-        benchmark="problems.jsonl",
-        temperature=0.2,
-        max_tokens=100,
-        top_p=0.95,
-        batch_size=2,
-        lang="Lua",
-        output_path="deep/folder/out.jsonl",
-    )
-    assert missing == 0 and len(read_jsonl("deep/folder/out.jsonl")) == 3
+def test_make_prompt_leaves_the_prompt_as_it_is():
+    prompt = "  tabs\t, \u2028 and\r\n spaces  \n"
+    (message,) = make_prompt({"prompt": prompt}, "C#")
+    assert message == {"role": "user", "content": f"{prompt}\n\nSolve this problem using C#."}
+
+
+def test_none_sends_no_temperature_no_top_p_and_no_max_tokens(server, command):
+    write_problems(1)
+    none = ("--temperature", "none", "--top-p", "none", "--max-tokens", "none")
+    assert main(command(*none, "--param", "seed=7")) == 0
+    body = server.requests[0].body
+    assert not body.keys() & {"temperature", "top_p", "max_tokens", "max_completion_tokens"}
+    assert body["seed"] == 7
+
+
+def test_params_are_passed_on_as_json_or_text(server, command):
+    write_problems(1)
+    params = ('stop=["--"]', "reasoning_effort=high", 'extra_body={"min_p": 0.1}', "user=007a")
+    options = [word for param in params for word in ("--param", param)]
+    assert main(command("--model", "hosted_vllm/scripted", *options)) == 0
+    body = server.requests[0].body
+    assert body["stop"] == ["--"] and body["reasoning_effort"] == "high"
+    assert body["min_p"] == 0.1 and body["user"] == "007a"
+
+
+def test_the_batches_hold_batch_size_problems_and_the_last_the_rest(server, command, monkeypatch):
+    import litellm
+
+    sizes, batch_completion = [], litellm.batch_completion
+
+    def note(*, messages, **more):
+        sizes.append(len(messages))
+        return batch_completion(messages=messages, **more)
+
+    monkeypatch.setattr(litellm, "batch_completion", note)
+    write_problems(12)
+    assert main(command("--batch-size", 5)) == 0
+    assert sizes == [5, 5, 2]
 
 
 def test_batches_takes_any_iterable_and_shows_a_bar(capsys):
@@ -81,153 +108,449 @@ def test_batches_reads_no_further_than_it_hands_out():
     assert next(items) == 3
 
 
-def test_a_program_or_response_field_of_the_benchmark_is_overwritten(command):
-    Path("problems.jsonl").write_text('{"prompt": "x", "program": "old", "z": 1}\n')
+def test_every_problem_gets_its_first_sample_before_any_gets_its_second(server, command):
+    write_problems(3)
+    assert main(command("--num-samples", 2, "--batch-size", 1)) == 0
+    assert answered() == [0, 1, 2, 0, 1, 2]
+    assert main(command("--num-samples", 3)) == 0
+    assert Counter(answered()) == {0: 3, 1: 3, 2: 3}
+    assert len(server.requests) == 9
+
+
+# --- a record ---
+
+
+def test_records_are_strict_ascii_json_lines(server, command):
+    server.replies = lambda request: Reply("é\u2028\n```lua\nx = 'ü'\n```")
+    Path("problems.jsonl").write_text('{"prompt": "ü", "big": 12345678901234567890123}\n', "utf-8")
     assert main(command()) == 0
-    assert read_jsonl() == [{"prompt": "x", "program": PROGRAM, "z": 1, "response": ANSWER}]
+    line = Path("out.jsonl").read_bytes()
+    assert line.isascii() and line.count(b"\n") == 1 and b'"big": 12345678901234567890123' in line
+    assert json.loads(line)["program"] == "x = 'ü'"
 
 
-def test_null_content_is_an_empty_response_and_is_counted(server, command, capsys):
+def test_fields_that_a_record_overwrites_are_told_once(command, told):
+    lines = ['{"prompt": "x", "program": "old", "z": 1}', '{"prompt": "y", "response": "old"}']
+    Path("problems.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(command()) == 0
+    first, second = read_jsonl()
+    assert first == {"prompt": "x", "program": PROGRAM, "z": 1, "response": ANSWER}
+    assert second == {"prompt": "y", "response": ANSWER, "program": PROGRAM}
+    (line,) = [line for line in told().split("\n") if "overwritten" in line]
+    assert "program" in line and "response" in line
+
+
+def test_null_content_is_an_empty_response_and_is_counted(server, command, told):
     server.replies = lambda request: Reply(None)
     write_problems(1)
     assert main(command()) == 0
     assert read_jsonl()[0]["response"] == "" and read_jsonl()[0]["program"] is None
-    assert "1 empty, 1 without a program" in capsys.readouterr().err
+    assert "1 empty, 1 without a program" in told()
 
 
-def test_a_truncated_answer_is_kept_and_counted(server, command, capsys):
-    server.replies = lambda request: Reply("```lua\nreturn", finish="length")
-    write_problems(2)
+def test_a_truncated_answer_is_kept_and_counted(server, command, told):
+    server.replies = lambda request: Reply(
+        "```lua\nreturn", finish="length" if request.problem < 2 else "stop"
+    )
+    write_problems(8)
     assert main(command()) == 0
-    assert [row["program"] for row in read_jsonl()] == ["return", "return"]
-    assert "2 cut off at --max-tokens" in capsys.readouterr().err
+    assert [row["program"] for row in read_jsonl()] == ["return"] * 8
+    assert "25.0% cut off at --max-tokens 5000" in told()
     assert run_file()["totals"]["truncated"] == 2
 
 
-def test_every_problem_gets_its_first_sample_before_any_gets_its_second(server, command):
-    write_problems(3)
-    assert main(command("--num-samples", 2, "--batch-size", 1)) == 0
-    assert [row["task_id"] for row in read_jsonl()] == [0, 1, 2, 0, 1, 2]
-    assert main(command("--num-samples", 3)) == 0
-    assert Counter(row["task_id"] for row in read_jsonl()) == {0: 3, 1: 3, 2: 3}
-    assert len(server.requests) == 9
+def test_details_tell_what_each_answer_took(server, command):
+    import litellm
+
+    reasoned = Reply(finish="length", message={"reasoning_content": "Let me see."}, seconds=0.2)
+    server.replies = lambda request: Reply(usage=None) if request.problem else reasoned
+    problems = write_problems(2)
+    model = "gpt-4.1-nano"
+    assert main(command("--details", "--model", f"openai/{model}")) == 0
+    first, second = read_jsonl()
+    assert list(first) == [*problems[0], "response", "program", "details"]
+    seconds, cost = first["details"].pop("seconds"), first["details"].pop("cost")
+    assert first["details"] == {
+        **{"finish_reason": "length", "reasoning": "Let me see."},
+        **{"prompt_tokens": 10, "completion_tokens": 20, "reasoning_tokens": 5},
+    }
+    price = litellm.model_cost[model]
+    assert cost == pytest.approx(10 * price["input_cost_per_token"] + 20 * 4e-7)
+    assert 0.2 <= seconds < 20
+    unknown = second["details"]
+    assert unknown["finish_reason"] == "stop" and unknown["reasoning"] is None
+    assert unknown["reasoning_tokens"] is None
 
 
-# --- failures ---
+def test_details_are_null_where_the_server_does_not_say(server, command):
+    server.replies = lambda request: Reply(usage=None)
+    write_problems(1)
+    assert main(command("--details", "--model", "hosted_vllm/scripted")) == 0
+    details = read_jsonl()[0]["details"]
+    names = ("reasoning", "prompt_tokens", "completion_tokens", "reasoning_tokens", "cost")
+    assert {name: details[name] for name in names} == dict.fromkeys(names)
 
-PASSING = {
-    "500": Reply(status=500),
-    "429": Reply(status=429, error="Slow down."),
-    "408": Reply(status=408),
-    "409": Reply(status=409),
-    "no choices": Reply(choices=False),
-    "broken body": Reply(broken=True),
-    "reset": Reply(reset=True),
-    "timeout": Reply(seconds=3),
-}
-PROVIDERS = {
-    "openai/scripted": "/v1",
-    "hosted_vllm/scripted": "/v1",
-    "anthropic/claude-3-haiku": "",
-}
+
+@pytest.mark.parametrize("first", [[], ["--details"]])
+def test_an_output_may_be_resumed_with_or_without_details(server, command, first):
+    write_problems(4)
+    second = [] if first else ["--details"]
+    assert main(command("--limit", 2, *first)) == 0
+    assert main(command(*second)) == 0
+    assert answered() == [0, 1, 2, 3] and len(server.requests) == 4
+    assert ["details" in row for row in read_jsonl()] == [bool(first)] * 2 + [bool(second)] * 2
+
+
+# --- beside it: the settings and totals of the run ---
+
+
+def test_the_run_file_says_what_made_the_output(server, command):
+    write_problems(4)
+    assert main(command("--limit", 1)) == 0
+    started = run_file()["started"]
+    assert main(command("--param", "api_key=sk-secret-123456")) == 0
+    content = run_file()
+    assert content["started"] == started and content["finished"]
+    assert content["settings"] == {
+        **{"model": "openai/scripted", "lang": "Lua", "temperature": 0.2, "top_p": 0.95},
+        **{"max_tokens": 5000, "prompt_column": "prompt"},
+        "param": {"api_base": f"{server.url}/v1", "api_key": "***"},
+    }
+    assert content["benchmark"]["problems"] == 4 and len(content["benchmark"]["sha256"]) == 64
+    assert content["benchmark"]["name"] == "problems.jsonl"
+    assert content["benchmark"]["config"] is None and content["benchmark"]["split"] == "test"
+    assert {"python", "litellm", "datasets"} <= content["versions"].keys()
+    assert {name: content["totals"][name] for name in content["totals"] if name != "cost"} == {
+        **{"requests": 4, "prompt_tokens": 40, "completion_tokens": 80, "reasoning_tokens": 20},
+        **{"truncated": 0, "empty": 0, "without_program": 0},
+    }
+    assert content["totals"]["cost"] is None
+
+
+def test_other_settings_are_refused_in_words(server, command, told):
+    write_problems(2)
+    assert main(command("--param", "seed=1")) == 0
+    assert main(command("--temperature", 0.8, "--param", "seed=2")) == 1
+    assert "out.jsonl was begun with temperature 0.2, not 0.8 and seed 1, not 2" in told()
+    assert main(command("--param", "seed=1", "--param", "api_key=sk-other-111111")) == 0
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("fault", "model"),
-    [
-        (fault, model)
-        for fault in PASSING
-        for model in PROVIDERS
-        if (fault, model) != ("no choices", "anthropic/claude-3-haiku")  # its API has none
-    ],
+    "other", [("--lang", "C#"), ("--top-p", 1), ("--max-tokens", "none"), ("--param", "stop=x")]
 )
-def test_only_what_failed_for_a_passing_reason_is_sent_again(
-    server, command, quick, model, fault, monkeypatch
-):
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-local-0123456789")
-
-    def replies(request):
-        return PASSING[fault] if request.prompt[8] == "1" and request.attempt == 1 else Reply()
-
-    server.replies = replies
-    write_problems(3)
-    address = f"api_base={server.url}{PROVIDERS[model]}"
-    assert main(command("--model", model, "--param", address, "--timeout", 1)) == 0
-    assert len(read_jsonl()) == 3
-    assert all_prompts(server) == {"Problem 0.": 1, "Problem 1.": 2, "Problem 2.": 1}
-    assert run_file()["totals"]["requests"] == 4
+def test_other_settings_are_refused_even_where_nothing_is_missing(server, command, told, other):
+    write_problems(2)
+    assert main(command()) == 0
+    before = Path("out.jsonl.run.json").read_bytes()
+    assert main(command(*other)) == 1
+    assert "was begun with" in last_line(told()) and len(server.requests) == 2
+    assert Path("out.jsonl.run.json").read_bytes() == before
 
 
-def test_a_failed_item_leaves_no_record_and_does_not_cost_its_batch(server, command, quick, capsys):
-    server.replies = lambda request: Reply(status=500 if request.prompt[8] == "1" else 200)
-    write_problems(3)
-    assert main(command("--max-retries", 2)) == 1
-    assert [row["task_id"] for row in read_jsonl()] == [0, 2]
-    assert all_prompts(server)["Problem 1."] == 3
-    told = capsys.readouterr().err
-    assert "1 failed: 500 InternalServerError" in told
-    assert "1 of 3 have no answer; run the same command again to retry them" in told
-    assert run_file()["finished"] is None
+def test_other_settings_are_welcome_while_there_is_no_answer(server, command):
+    server.replies = lambda request: Reply(status=404, error="no such model")
+    write_problems(2)
+    assert main(command("--model", "openai/mistyped")) == 1
     server.replies = lambda request: Reply()
     assert main(command()) == 0
-    assert sorted(row["task_id"] for row in read_jsonl()) == [0, 1, 2]
+    assert run_file()["settings"]["model"] == "openai/scripted"
+
+
+def test_a_run_may_go_on_at_another_address_with_another_key(server, command):
+    write_problems(3)
+    assert main(command("--limit", 2)) == 0
+    url = server.url.replace("127.0.0.1", "localhost")
+    header = 'extra_headers={"X-Team": "b"}'
+    params = ("--param", f"api_base={url}/v1", "--param", "api_key=sk-2", "--param", header)
+    assert main(command(*params)) == 0
+    assert len(read_jsonl()) == 3 and len(server.requests) == 3
+
+
+def test_the_benchmark_file_may_move_and_grow(server, command):
+    write_problems(2)
+    assert main(command()) == 0
+    write_problems(3, "moved.jsonl")
+    assert main(command("--benchmark", "moved.jsonl")) == 0
+    assert answered() == [0, 1, 2] and len(server.requests) == 3
+
+
+def test_an_output_made_elsewhere_is_resumed_with_a_word(server, command, told):
+    write_problems(2)
+    assert main(command("--limit", 1)) == 0
+    Path("out.jsonl.run.json").unlink()
+    assert main(command()) == 0
+    assert "unknown settings" in told()
+    assert len(server.requests) == 2
+    assert [value for name, value in run_file().items() if "unknown_settings" in name] == [1]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "null", "[]", "{}", '{"settings": 1}', "UTF-16", '"requests": "x"']
+)
+def test_a_run_file_that_is_not_as_runs_write_it_is_an_error_that_names_it(
+    server, command, told, content
+):
+    write_problems(3)
+    assert main(command("--limit", 2)) == 0
+    path = Path("out.jsonl.run.json")
+    written = path.read_text()
+    broken = written.replace('"requests": 2', content) if "requests" in content else content
+    assert broken != written
+    path.write_text(broken, "utf-16" if content == "UTF-16" else "utf-8")
+    before = path.read_bytes()
+    assert main(command()) == 1
+    end = last_line(told())
+    assert "out.jsonl.run.json" in end and "remove it" in end
+    assert path.read_bytes() == before and len(server.requests) == 2
+    path.unlink()
+    assert main(command()) == 0 and answered() == [0, 1, 2]
+
+
+# --- keys, which are nowhere ---
+
+
+def test_every_secret_is_masked_by_its_name_or_value(server, command, told, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "tok-in-environment")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
+    headers = {"Authorization": "Basic dXNlcjpwYXNz", "X-Team": "team-seven"}
+    echo = "tok-in-environment, dXNlcjpwYXNz, http://me:hunter2@host/, parallel, team-seven"
+    server.replies = lambda request: Reply(status=400, error=echo)
+    write_problems(1)
+    assert main(command("--param", f"extra_headers={json.dumps(headers)}")) == 1
+    assert "***, ***, http://***@host/, parallel, ***" in told()
+    assert set(run_file()["settings"]["param"]["extra_headers"].values()) == {"***"}
+
+
+@pytest.mark.parametrize(
+    ("param", "secret"),
+    [
+        ("api_key=123456", "123456"),
+        ("api_key=x9", "x9"),
+        ("auth=S3cret", "S3cret"),
+        ('extra_headers={"Cookie": "c00kie-1"}', "c00kie-1"),
+        ('headers={"X-Any": "any-1"}', "any-1"),
+        ("extra_query={'api_key': 'S3cret'}", "S3cret"),
+        ('extra_body={"access_token": "t0k3n-1"}', "t0k3n-1"),
+        ('extra_body={"nested": [{"password": "pa55w0rd"}]}', "pa55w0rd"),
+        ("api_base=http://TOKEN77@127.0.0.1:9/v1", "TOKEN77"),
+        ("api_base=http://me:p@ss77@127.0.0.1:9/v1", "ss77"),
+        ("api_base=http://127.0.0.1:9/v1?api_key=S3cret", "S3cret"),
+        ("api_base=http://127.0.0.1:9/v1?sig=S3cret&x=1", "S3cret"),
+    ],
+)
+def test_what_param_holds_under_the_name_of_a_secret_is_shown_nowhere(
+    command, told, quick, param, secret
+):
+    write_problems(1)
+    main(command("--param", param, "--max-retries", 0))
+    lines = told()
+    assert lines and secret not in lines
+    assert secret not in Path("out.jsonl.run.json").read_text()
+
+
+@pytest.mark.parametrize("mistake", [("--param", "api_key:sk-typo-123456"), ("--timeout", "0")])
+def test_a_usage_error_repeats_no_key(command, capsys, mistake):
+    with pytest.raises(SystemExit):
+        main(command("--param", "api_key=sk-typo-123456", *mistake))
+    assert "sk-typo-123456" not in capsys.readouterr().err
+
+
+# --- if it stops: the same command again ---
+
+
+def test_a_finished_output_sends_nothing_and_exits_0(server, command, told):
+    write_problems(3)
+    assert main(command()) == 0
+    before, totals = Path("out.jsonl").read_bytes(), run_file()["totals"]
+    assert main(command()) == 0
+    assert len(server.requests) == 3 and Path("out.jsonl").read_bytes() == before
+    assert run_file()["totals"] == totals and run_file()["finished"]
+    assert "3 of 3 answered" in told()
+
+
+def test_a_smaller_limit_before_is_extended(server, command):
+    write_problems(5)
+    assert main(command("--limit", 2)) == 0
+    assert main(command()) == 0
+    assert answered() == [0, 1, 2, 3, 4]
+    assert main(command("--limit", 2)) == 0
+    assert len(server.requests) == 5
+
+
+def test_identical_problems_each_keep_their_own_record(server, command):
+    Path("problems.jsonl").write_text('{"prompt": "same"}\n' * 3)
+    assert main(command("--limit", 2)) == 0
+    assert len(read_jsonl()) == 2
+    assert main(command()) == 0
+    assert len(read_jsonl()) == 3 and len(server.requests) == 3
+
+
+def test_a_torn_last_line_is_cut_off_and_asked_again(server, command, told):
+    write_problems(3)
+    assert main(command()) == 0
+    whole = Path("out.jsonl").read_bytes()
+    Path("out.jsonl").write_bytes(whole[:-20])
+    assert main(command()) == 0
+    assert Path("out.jsonl").read_bytes() == whole
+    assert len(server.requests) == 4
+    assert "cut off a torn last line" in told()
+
+
+def test_a_tail_of_zeros_as_a_crash_leaves_it_is_cut_off(server, command):
+    write_problems(3)
+    assert main(command("--limit", 2)) == 0
+    with open("out.jsonl", "ab") as file:
+        file.write(bytes(4096))
+    assert main(command()) == 0
+    assert answered() == [0, 1, 2] and len(server.requests) == 3
+
+
+def test_a_whole_last_record_without_its_newline_is_kept(server, command):
+    write_problems(2)
+    assert main(command("--limit", 1)) == 0
+    Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes().rstrip(b"\n"))
+    assert main(command()) == 0
+    assert answered() == [0, 1] and len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"torn": \n{"prompt": "Problem 0."}\n', "out.jsonl:1: not valid JSON"),
+        ('{"prompt": "Other.", "response": "", "program": null}\n', "not a record of this benchm"),
+        ("my notes", "out.jsonl:1: not valid JSON"),
+        ('{"prompt": "Problem 0."}', "out.jsonl:1: not a record of this benchmark"),
+        ("[1]\n", "out.jsonl:1: not a JSON object"),
+    ],
+)
+def test_an_output_that_is_not_of_this_run_is_left_alone(server, command, told, content, says):
+    write_problems(2)
+    Path("out.jsonl").write_text(content)
+    assert main(command()) == 1
+    assert says in told()
+    assert Path("out.jsonl").read_text() == content and not server.requests
+    assert not Path("out.jsonl.run.json").exists()
+
+
+def test_a_broken_line_is_told_with_its_repair(server, command, told):
+    write_problems(3)
+    assert main(command()) == 0
+    first, _, third = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out.jsonl").write_bytes(first + b"<<<<<<< HEAD\n" + third)
+    assert main(command()) == 1
+    assert "out.jsonl:2: not valid JSON" in told() and len(server.requests) == 3
+    Path("out.jsonl").write_bytes(first + third)
+    assert main(command()) == 0 and answered() == [0, 2, 1]
+
+
+def test_an_output_that_an_editor_gave_a_byte_order_mark_is_resumed(server, command):
+    write_problems(3)
+    assert main(command("--limit", 2)) == 0
+    Path("out.jsonl").write_bytes(b"\xef\xbb\xbf" + Path("out.jsonl").read_bytes())
+    assert main(command()) == 0
+    assert len(server.requests) == 3
+
+
+def test_the_benchmark_itself_is_refused_as_output(server, command, told):
+    Path("problems.jsonl").write_text('{"prompt": "no newline"}')
+    assert main(command("--output-path", "problems.jsonl")) == 1
+    assert "problems.jsonl:1: not a record of this benchmark" in told()
+    assert Path("problems.jsonl").read_text() == '{"prompt": "no newline"}' and not server.requests
+
+
+def test_outputs_of_parts_are_put_together_and_the_whole_says_what_is_missing(server, command):
+    write_problems(10)
+    lines = Path("problems.jsonl").read_text().splitlines(keepends=True)
+    for part, some in enumerate((lines[:4], lines[4:7], lines[7:])):
+        Path(f"part{part}").write_text("".join(some))
+    server.replies = lambda request: Reply(status=400 if request.problem == 5 else 200)
+    parts = [("--benchmark", f"part{n}", "--output-path", f"part{n}.jsonl") for n in range(3)]
+    assert [main(command(*part)) for part in parts] == [0, 1, 0]
+    Path("out.jsonl").write_bytes(b"".join(Path(f"part{n}.jsonl").read_bytes() for n in range(3)))
+    server.replies = lambda request: Reply()
+    assert main(command()) == 0
+    assert sorted(answered()) == list(range(10)) and asked(server)[5] == 2
+    assert len(server.requests) == 11
+
+
+# --- if it stops: failures (what each means: test_situations.py) ---
+
+
+def test_a_failed_item_leaves_no_record_and_does_not_cost_its_batch(server, command, quick, told):
+    server.replies = lambda request: Reply(status=500 if request.problem == 1 else 200)
+    write_problems(3)
+    assert main(command("--max-retries", 2)) == 1
+    assert answered() == [0, 2]
+    assert asked(server) == {0: 1, 1: 3, 2: 1}
+    lines = told()
+    assert "1 failed: 500" in lines and "The server had an error" in lines
+    assert last_line(lines) == "1 of 3 have no answer; run the same command again to retry them"
+    assert run_file()["finished"] is None and run_file()["totals"]["requests"] == 5
+    server.replies = lambda request: Reply()
+    assert main(command()) == 0
+    assert sorted(answered()) == [0, 1, 2]
     assert len(server.requests) == 3 + 2 + 1
 
 
-def test_answered_items_are_on_disk_while_failed_ones_wait_for_their_retry(server, start):
-    server.replies = lambda request: (
-        Reply(status=429, headers={"Retry-After": "60"}) if request.prompt[8] == "1" else Reply()
-    )
+def test_refusals_of_single_problems_do_not_stop_the_run(server, command, told):
+    server.replies = lambda request: Reply(status=400 if request.prompt[8] == "1" else 200)
+    write_problems(40)
+    assert main(command()) == 1
+    assert len(read_jsonl()) == 40 - 11 and len(server.requests) == 40
+    assert "11 failed: 400" in told()
+
+
+def test_ten_requests_refused_alike_stop_the_run(server, command, told):
+    server.replies = lambda request: Reply(status=400, error=f"Bad thing in {request.prompt}")
+    write_problems(100)
+    assert main(command("--batch-size", 4)) == 1
+    assert len(server.requests) == 12
+    assert "all requests fail alike: 400" in last_line(told())
+
+
+def test_fewer_than_ten_that_are_all_refused_alike_are_told_so(server, command, told):
+    server.replies = lambda request: Reply(status=400, error="Bad thing")
     write_problems(3)
-    process = start()
-    wait_for(lambda: Path("out.jsonl").exists() and len(read_jsonl()) == 2)
-    began = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    assert time.monotonic() - began < 2
-    assert "waiting 60 s before try 2: 429 RateLimitError" in process.stderr.read()
+    assert main(command()) == 1
+    assert "Bad thing" in told() and len(server.requests) == 3
 
 
-def test_retry_after_is_honoured(server, command):
-    server.replies = lambda request: (
-        Reply(status=429, headers={"Retry-After": "2"}) if request.attempt == 1 else Reply()
+def test_ten_quick_refusals_do_not_overtake_the_first_answers(server, command):
+    server.replies = lambda request: Reply(
+        status=400 if request.problem % 4 else 200, seconds=0 if request.problem % 4 else 0.5
     )
-    write_problems(1)
-    assert main(command()) == 0
-    first, second = server.requests
-    assert 2 <= second.arrived - first.arrived < 4
+    write_problems(60)
+    assert main(command("--batch-size", 1, "--concurrent-batches", 40)) == 1
+    assert len(server.requests) == 60 and len(answered()) == 15
 
 
-END_OF_RUN = {
-    "401": (Reply(status=401, error="Incorrect API key provided"), "check the provider's key"),
-    "403": (Reply(status=403, error="Not allowed"), "check the provider's key"),
-    "402": (Reply(status=402, error="Pay first"), "quota or credit"),
-    "404": (Reply(status=404, error="The model `x` does not exist"), "check --model"),
-    "quota": (
-        Reply(status=429, error="You exceeded your current quota, please check your plan."),
-        "quota or credit",
-    ),
-    "both": (
-        Reply(status=400, error="`temperature` and `top_p` cannot both be specified."),
-        "--temperature none --top-p none",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", END_OF_RUN)
-@pytest.mark.parametrize("model", PROVIDERS)
-def test_a_failure_of_the_whole_run_stops_it_after_the_batch(
-    server, command, capsys, name, model, monkeypatch
-):
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-local-0123456789")
-    reply, repair = END_OF_RUN[name]
-    server.replies = lambda request: reply
+@pytest.mark.parametrize("model", MODELS)
+def test_a_failure_of_the_whole_run_stops_it_after_the_batch(server, command, told, model):
+    server.replies = lambda request: Reply(status=401, error="Incorrect API key provided")
     write_problems(30)
-    address = f"api_base={server.url}{PROVIDERS[model]}"
-    assert main(command("--model", model, "--param", address, "--batch-size", 5)) == 1
-    assert len(server.requests) == 5
-    assert repair in capsys.readouterr().err.strip().split("\n")[-1]
-    assert read_jsonl() == []
+    assert main(command(*at(server, model), "--batch-size", 5)) == 1
+    assert len(server.requests) == 5 and read_jsonl() == []
+    assert "check the provider's key" in last_line(told())
+
+
+def test_a_key_revoked_on_the_way_keeps_what_was_answered_and_sums_it_up(server, command, told):
+    server.replies = lambda request: Reply(status=401 if request.problem == 7 else 200)
+    write_problems(40)
+    assert main(command("--batch-size", 5)) == 1
+    assert len(server.requests) == 10 and len(read_jsonl()) == 9
+    lines = told().strip().split("\n")
+    assert "check the provider's key" in lines[-1] and "(9 of 40 answered)" in lines[-1]
+    assert any("9 of 40 answered in" in line for line in lines)
+
+
+def test_what_is_under_way_when_the_run_ends_is_kept_and_nothing_more_is_sent(server, command):
+    server.replies = lambda request: (
+        Reply(status=401) if request.problem == 3 else Reply(seconds=0.7)
+    )
+    write_problems(40)
+    assert main(command("--batch-size", 1, "--concurrent-batches", 4)) == 1
+    assert sorted(answered()) == [0, 1, 2] and len(server.requests) == 4
 
 
 @pytest.mark.parametrize(
@@ -241,224 +564,31 @@ def test_a_failure_of_the_whole_run_stops_it_after_the_batch(
         ("anthropic/claude-3-haiku", "check the provider's key"),
         ("gemini/gemini-2.5-flash", "check the provider's key"),
         ("fireworks_ai/any", "check the provider's key"),
-        ("vllm/any", "install the package"),
+        ("vllm/any", "vllm"),
     ],
 )
-def test_a_model_that_cannot_be_asked_so_stops_the_run(command, capsys, model, repair, monkeypatch):
+def test_a_model_that_cannot_be_asked_so_stops_the_run(command, told, model, repair, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("AZURE_API_BASE", "http://127.0.0.1:9")
     write_problems(30)
-    assert main([*command()[2:-2], "--model", model]) == 1
-    told = capsys.readouterr()
-    assert repair in told.err.strip().split("\n")[-1]
-    assert "Traceback" not in told.err and told.out == ""
-
-
-def test_a_server_that_is_down_is_told_after_the_retries(command, quick, capsys):
-    write_problems(3)
-    assert main(command("--param", "api_base=http://127.0.0.1:9/v1", "--max-retries", 1)) == 1
-    told = capsys.readouterr().err.strip().split("\n")[-1]
-    assert "all requests fail alike" in told and "is the server up and its address right?" in told
-
-
-def test_ten_requests_refused_alike_stop_the_run(server, command, capsys):
-    server.replies = lambda request: Reply(status=400, error=f"Bad thing in {request.prompt}")
-    write_problems(100)
-    assert main(command("--batch-size", 4)) == 1
-    assert len(server.requests) == 12
-    assert "all requests fail alike: 400 BadRequestError" in capsys.readouterr().err
-
-
-def test_a_key_revoked_on_the_way_keeps_what_was_answered_and_sums_it_up(server, command, capsys):
-    server.replies = lambda request: Reply(status=401 if "Problem 7" in request.prompt else 200)
-    write_problems(40)
-    assert main(command("--batch-size", 5)) == 1
-    assert len(server.requests) == 10 and len(read_jsonl()) == 9
-    told = capsys.readouterr().err.strip().split("\n")
-    assert "check the provider's key" in told[-1] and "(9 of 40 answered)" in told[-1]
-    assert any("9 of 40 answered in" in line for line in told)
-
-
-def test_a_batch_that_the_end_of_the_run_overtakes_is_not_sent():
-    asked = []
-    requests = Requests(asked.extend, dict.fromkeys(TOTALS, 0), max_retries=0)
-    requests.ending.set()  # as a failure of an earlier batch does, just before this one is sent
-    assert list(requests.outcomes([[{"prompt": "x"}]], concurrent_batches=1)) == [([], [])]
-    assert not asked and not requests.totals["requests"]
-
-
-def test_refusals_of_single_problems_do_not_stop_the_run(server, command, capsys):
-    server.replies = lambda request: Reply(status=400 if request.prompt[8] == "1" else 200)
-    write_problems(40)
-    assert main(command()) == 1
-    assert len(read_jsonl()) == 40 - 11 and len(server.requests) == 40
-    assert "11 failed: 400 BadRequestError" in capsys.readouterr().err
-
-
-KEYS = {
-    "sk-local-0123456789": [],
-    "sk-in-param-987654321": ["--param", "api_key=sk-in-param-987654321"],
-}
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_no_key_is_shown_or_stored_even_when_the_server_echoes_it(server, command, capsys, key):
-    server.replies = lambda request: Reply(
-        status=400, error=f"Bad: {request.headers['Authorization']} sk-in-param-987654321"
-    )
-    write_problems(2)
-    assert main(command(*KEYS[key])) == 1
-    assert {request.headers["Authorization"] for request in server.requests} == {f"Bearer {key}"}
-    everything = capsys.readouterr().err + Path("out.jsonl.run.json").read_text()
-    assert "Bad: Bearer ***" in everything
-    assert key not in everything and "sk-local-0123456789" not in everything
-
-
-def test_every_secret_is_masked_by_name_or_by_value(monkeypatch):
-    monkeypatch.setenv("SOME_TOKEN", "tok-in-environment")
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
-    secrets = Secrets({"extra_headers": {"Authorization": "Basic dXNlcjpwYXNz", "X-Title": "mine"}})
-    told = secrets.mask("tok-in-environment, dXNlcjpwYXNz, http://me:hunter2@host/, mine, parallel")
-    assert told == "***, ***, http://me:***@host/, mine, parallel"
-    settings = {"param": {"api_key": "x", "seed": 1, "stop": ["tok-in-environment"]}}
-    assert secrets.masked(settings) == {"param": {"api_key": "***", "seed": 1, "stop": ["***"]}}
+    options = command("--model", model)
+    del options[options.index("--param") : options.index("--param") + 2]
+    assert main(options) == 1
+    assert repair in last_line(told())
 
 
 @pytest.mark.parametrize("attempt", range(1, 12))
 def test_pauses_grow_to_a_minute_and_never_undercut_retry_after(attempt):
-    answer = Failure(ConnectionError("reset"), Secrets({}))
+    failure = SimpleNamespace(retry_after=0, of_a_minute=False)
     longest = min(60, 2 ** (attempt - 1))
-    pauses = [pause(attempt, [answer]) for _ in range(100)]
+    pauses = [completions.pause(attempt, [failure]) for _ in range(100)]
     assert longest / 2 <= min(pauses) < max(pauses) <= longest
-    answer.retry_after = 100
-    assert 100 <= pause(attempt, [answer]) <= 100.25
+    failure.retry_after = 100
+    assert 100 <= completions.pause(attempt, [failure]) <= 100.25
 
 
-# --- resuming ---
-
-
-def test_a_finished_output_sends_nothing_and_exits_0(server, command, capsys):
-    write_problems(3)
-    assert main(command()) == 0
-    before = Path("out.jsonl").read_bytes(), Path("out.jsonl.run.json").read_bytes()
-    assert main(command()) == 0
-    assert len(server.requests) == 3
-    assert before == (Path("out.jsonl").read_bytes(), Path("out.jsonl.run.json").read_bytes())
-    assert "all 3 answers are in out.jsonl already" in capsys.readouterr().err
-
-
-def test_a_smaller_limit_before_is_extended(server, command):
-    write_problems(5)
-    assert main(command("--limit", 2)) == 0
-    assert main(command()) == 0
-    assert [row["task_id"] for row in read_jsonl()] == [0, 1, 2, 3, 4]
-    assert main(command("--limit", 2)) == 0
-    assert len(server.requests) == 5
-
-
-def test_identical_problems_each_keep_their_own_record(server, command):
-    Path("problems.jsonl").write_text('{"prompt": "same"}\n' * 3)
-    assert main(command("--limit", 2)) == 0
-    assert len(read_jsonl()) == 2
-    assert main(command()) == 0
-    assert len(read_jsonl()) == 3 and len(server.requests) == 3
-
-
-def test_a_torn_last_line_is_cut_off_and_asked_again(server, command, capsys):
-    write_problems(3)
-    assert main(command()) == 0
-    whole = Path("out.jsonl").read_bytes()
-    Path("out.jsonl").write_bytes(whole[:-20])
-    assert main(command()) == 0
-    assert Path("out.jsonl").read_bytes() == whole
-    assert len(server.requests) == 4
-    assert "cut off a torn last line" in capsys.readouterr().err
-
-
-def test_a_whole_last_record_without_its_newline_is_kept(server, command):
-    write_problems(2)
-    assert main(command("--limit", 1)) == 0
-    Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes().rstrip(b"\n"))
-    assert main(command()) == 0
-    assert [row["task_id"] for row in read_jsonl()] == [0, 1] and len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ('{"torn": \n{"prompt": "Problem 0."}\n', "out.jsonl:1: not valid JSON"),
-        ('{"prompt": "Other.", "response": "", "program": null}\n', "not a record of this benchm"),
-        ("my notes", "out.jsonl:1: not valid JSON"),
-        ('{"prompt": "Problem 0."}', "out.jsonl:1: not a record of this benchmark"),
-    ],
-)
-def test_an_output_that_is_not_of_this_run_is_left_alone(server, command, capsys, content, told):
-    write_problems(2)
-    Path("out.jsonl").write_text(content)
-    assert main(command()) == 1
-    assert told in capsys.readouterr().err
-    assert Path("out.jsonl").read_text() == content and not server.requests
-
-
-def test_the_benchmark_itself_is_refused_as_output(server, command, capsys):
-    Path("problems.jsonl").write_text('{"prompt": "no newline"}')
-    assert main(command("--output-path", "problems.jsonl")) == 1
-    assert "problems.jsonl:1: not a record of this benchmark" in capsys.readouterr().err
-    assert Path("problems.jsonl").read_text() == '{"prompt": "no newline"}' and not server.requests
-
-
-def test_other_settings_are_refused_in_words(server, command, capsys):
-    write_problems(2)
-    assert main(command("--param", "seed=1")) == 0
-    assert main(command("--temperature", 0.8, "--param", "seed=2")) == 1
-    told = capsys.readouterr().err
-    assert "out.jsonl was begun with temperature 0.2, not 0.8 and seed 1, not 2" in told
-    assert main(command("--param", "seed=1", "--param", "api_key=sk-other-111111")) == 0
-
-
-def test_other_settings_are_welcome_while_there_is_no_answer(server, command):
-    server.replies = lambda request: Reply(status=404, error="no such model")
-    write_problems(2)
-    assert main(command("--model", "openai/mistyped")) == 1
-    server.replies = lambda request: Reply()
-    assert main(command()) == 0
-    assert run_file()["settings"]["model"] == "openai/scripted"
-
-
-def test_an_output_made_elsewhere_is_resumed_with_a_word(server, command, capsys):
-    write_problems(2)
-    assert main(command("--limit", 1)) == 0
-    Path("out.jsonl.run.json").unlink()
-    assert main(command()) == 0
-    assert "unknown settings" in capsys.readouterr().err
-    assert len(server.requests) == 2 and run_file()["records_of_unknown_settings"] == 1
-
-
-def test_the_run_file_says_what_made_the_output(server, command):
-    write_problems(4)
-    assert main(command("--limit", 1)) == 0
-    started = run_file()["started"]
-    assert main(command("--param", "api_key=sk-secret-123456")) == 0
-    content = run_file()
-    assert content["started"] == started and content["finished"]
-    assert content["settings"]["temperature"] == 0.2 and content["settings"]["lang"] == "Lua"
-    assert content["benchmark"]["problems"] == 4 and len(content["benchmark"]["sha256"]) == 64
-    assert content["benchmark"]["name"] == "problems.jsonl"
-    assert {"python", "litellm", "datasets"} <= content["versions"].keys()
-    assert content["totals"] == {
-        **{"requests": 4, "prompt_tokens": 40, "completion_tokens": 80, "reasoning_tokens": 20},
-        **{"cost": None, "truncated": 0, "empty": 0, "without_program": 0},
-    }
-
-
-# --- signals, kills and a full disk ---
-
-
-def wait_for(condition, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+# --- if it stops: signals, kills and a full disk ---
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -472,9 +602,42 @@ def test_a_signal_ends_within_2_seconds_with_requests_hanging(server, start, num
     assert process.wait(10) == code
     assert time.monotonic() - began < 2
     assert len(read_jsonl()) == 11
-    told = process.stderr.read().strip().split("\n")[-1]
-    assert "stopped by" in told and "run the same command again" in told
+    end = last_line(process.stderr.read())
+    assert "stopped by" in end and "run the same command again" in end
     assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize("moment", [0, 0.5, 1.2, 2])
+def test_a_signal_is_remembered_whatever_the_moment(server, start, moment):
+    server.replies = lambda request: Reply(seconds=30)
+    write_problems(70)
+    numbers = {signal.SIGINT: 130, signal.SIGTERM: 143}
+    processes = [start("--output-path", f"{number}.jsonl") for number in numbers]
+    wait_for(lambda: all(Path(f"{number}.jsonl").exists() for number in numbers))
+    time.sleep(moment)  # while litellm is imported, or the requests hang
+    began = time.monotonic()
+    for process, number in zip(processes, numbers, strict=True):
+        process.send_signal(number)
+    assert [process.wait(10) for process in processes] == list(numbers.values())
+    assert time.monotonic() - began < 2
+    for process in processes:
+        lines = process.stderr.read()
+        assert "stopped by" in last_line(lines) and "Traceback" not in lines
+
+
+def test_answered_items_are_on_disk_while_failed_ones_wait_for_their_retry(server, command, told):
+    server.replies = lambda request: (
+        Reply(status=429, headers={"Retry-After": "60"}) if request.problem == 1 else Reply()
+    )
+    write_problems(3)
+
+    def interrupt():
+        wait_for(lambda: Path("out.jsonl").exists() and answered() == [0, 2])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert main(command()) == 130
+    assert "waiting 60 s before try 2: 429" in told()
 
 
 def test_after_a_hard_kill_nothing_answered_on_disk_is_asked_again(server, start, command):
@@ -485,21 +648,22 @@ def test_after_a_hard_kill_nothing_answered_on_disk_is_asked_again(server, start
     process.kill()
     process.wait()
     assert main(command("--batch-size", 4)) == 0
-    assert sorted(row["task_id"] for row in read_jsonl()) == list(range(60))
+    assert sorted(answered()) == list(range(60))
     assert len(server.requests) <= 60 + 4
+    assert 60 <= run_file()["totals"]["requests"] <= len(server.requests)
 
 
-def test_a_second_process_on_the_same_output_is_refused(server, start, command, capsys):
-    server.replies = lambda request: Reply(seconds=30)
+def test_a_second_run_on_the_same_output_is_refused(server, command, told):
+    server.replies = lambda request: Reply(seconds=1)
     write_problems(2)
-    process = start()
+    run = threading.Thread(target=main_with_args, kwargs=OPTIONS | {"param": param(server)})
+    run.start()
     wait_for(lambda: server.requests)
     assert main(command()) == 1
-    assert "in use by another run" in capsys.readouterr().err
-    process.kill()
-    process.wait()
-    server.replies = lambda request: Reply()
-    assert main(command()) == 0
+    assert "in use by another run" in told()
+    run.join()
+    assert len(read_jsonl()) == 2 and len(server.requests) == 2
+    assert main(command("--max-tokens", 100)) == 0
 
 
 def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
@@ -511,36 +675,31 @@ def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
         process = start("--batch-size", 3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    _, told = process.communicate(timeout=60)
+    _, lines = process.communicate(timeout=60)
     assert process.returncode == 1
-    last = told.strip().split("\n")[-1]
-    assert "cannot write to out.jsonl" in last and "run the same command again" in last
-    assert "Traceback" not in told
+    end = last_line(lines)
+    assert "cannot write to out.jsonl" in end and "run the same command again" in end
+    assert "Traceback" not in lines
     kept = len(read_jsonl())
     assert 5 < kept < 12 and Path("out.jsonl").read_bytes().endswith(b"\n")
     assert len(server.requests) - kept <= 3  # no more than the batch that did not fit
     assert main(command()) == 0
-    assert sorted(row["task_id"] for row in read_jsonl()) == list(range(30))
+    assert sorted(answered()) == list(range(30))
 
 
-def test_windows_has_a_lock_of_its_own(server, command, capsys, monkeypatch):
-    taken = []
+def test_a_run_file_that_cannot_be_saved_for_a_moment_ends_no_run(server, command):
+    def replies(request):
+        if len(server.requests) == 5:
+            Path("out.jsonl.run.json.tmp").mkdir()  # in the way of the next draft
+        return Reply(seconds=0.1)
 
-    def locking(descriptor, mode, count):
-        if taken:
-            raise PermissionError
-        taken.append(os.lseek(descriptor, 0, os.SEEK_CUR))
-
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # as if it could not be imported
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
-    write_problems(2)
-    assert main(command()) == 0
-    assert len(read_jsonl()) == 2 and taken[0] > Path("out.jsonl").stat().st_size
-    assert main(command()) == 1
-    assert "in use by another run" in capsys.readouterr().err
+    server.replies = replies
+    write_problems(30)
+    assert main(command("--batch-size", 2)) == 0
+    assert answered() == list(range(30))
 
 
-# --- many batches at once ---
+# --- going faster ---
 
 
 def test_requests_in_flight_reach_and_never_exceed_batch_size_times_k(server, command):
@@ -548,121 +707,148 @@ def test_requests_in_flight_reach_and_never_exceed_batch_size_times_k(server, co
     write_problems(60)
     assert main(command("--batch-size", 3, "--concurrent-batches", 4)) == 0
     assert 8 <= server.peak <= 12
-    assert sorted(row["task_id"] for row in read_jsonl()) == list(range(60))
+    assert sorted(answered()) == list(range(60))
 
 
 def test_a_batch_in_backoff_does_not_stop_the_others(server, command):
     server.replies = lambda request: (
         Reply(status=429, headers={"Retry-After": "2"})
-        if request.prompt.startswith("Problem 0.") and request.attempt == 1
+        if request.problem == 0 and request.attempt == 1
         else Reply()
     )
     write_problems(20)
     assert main(command("--batch-size", 1, "--concurrent-batches", 2)) == 0
-    assert read_jsonl()[-1]["task_id"] == 0
+    assert answered()[-1] == 0
 
 
-@pytest.mark.parametrize("model", PROVIDERS)
-def test_connections_are_reused(server, command, model, monkeypatch):
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-local-0123456789")
+@pytest.mark.parametrize("model", MODELS)
+def test_connections_are_reused(server, command, model):
     server.replies = lambda request: Reply(seconds=0.05)
     write_problems(300)
-    address = f"api_base={server.url}{PROVIDERS[model]}"
-    options = ("--batch-size", 1, "--concurrent-batches", 40, "--param", address)
-    assert main(command("--model", model, *options)) == 0
+    options = (*at(server, model), "--batch-size", 1, "--concurrent-batches", 40)
+    assert main(command(*options)) == 0
     assert len(server.connections) <= 80
 
 
-def report(elapsed: float, busy: float, longest: float) -> Report:
-    report = Report(100, 100, dict.fromkeys(TOTALS, 0))
-    report.bar.close()
-    report.began, report.busy, report.longest = time.monotonic() - elapsed, busy, longest
-    return report
+def run_at(speed: int, monkeypatch):
+    """Let the clock of the script run faster, where a long run is meant."""
+    clock = {"monotonic": lambda: speed * time.monotonic(), "time": time.time, "sleep": time.sleep}
+    monkeypatch.setattr(completions, "time", SimpleNamespace(**clock))
 
 
-def test_a_long_run_that_kept_the_model_waiting_says_what_changes_it(capsys):
-    report(elapsed=100, busy=300, longest=9).summary(concurrency=10)
-    told = capsys.readouterr().err.strip().split("\n")[-1]
-    assert "kept busy 30% of what 10 requests" in told
-    assert "--batch-size 1 --concurrent-batches 10" in told
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--batch-size", 5, "--concurrent-batches", 2], True),
+        (["--batch-size", 1, "--concurrent-batches", 10], False),
+    ],
+)
+def test_a_long_run_whose_batches_wait_says_what_changes_it(
+    server, command, told, monkeypatch, options, hint
+):
+    run_at(1000, monkeypatch)
+    server.replies = lambda request: Reply(seconds=0.5 if request.problem == 0 else 0)
+    write_problems(10)
+    assert main(command(*options)) == 0
+    assert ("--batch-size 1 --concurrent-batches 10" in told()) == hint
 
 
-@pytest.mark.parametrize(("elapsed", "busy", "longest"), [(100, 700, 9), (50, 100, 9), (100, 0, 0)])
-def test_a_short_or_busy_run_says_nothing_of_it(capsys, elapsed, busy, longest):
-    report(elapsed, busy, longest).summary(concurrency=10)
-    assert "kept busy" not in capsys.readouterr().err
+def test_a_short_run_gives_no_hint(server, command, told):
+    write_problems(10)
+    assert main(command()) == 0
+    assert "--concurrent-batches" not in told()
 
 
-def test_the_latencies_that_this_rests_on_are_those_of_the_requests(server, command, monkeypatch):
-    reports = []
-    monkeypatch.setattr(Report, "summary", lambda self, concurrency: reports.append(self))
-    server.replies = lambda request: Reply(seconds=0.3)
-    write_problems(4)
-    assert main(command("--batch-size", 2)) == 0
-    assert 1.2 <= reports[0].busy < 3 and 0.3 <= reports[0].longest < 1
-
-
-def test_a_log_file_gets_few_lines_and_a_known_price(server, command, capsys):
+def test_a_log_file_gets_few_lines_and_a_known_price(server, command, told):
     import litellm
 
     write_problems(100)
     assert main(command("--model", "openai/gpt-4.1-nano", "--batch-size", 2)) == 0
-    told = capsys.readouterr().err
-    assert "100/100" in told and "0 failed, 0 cut off, 3,000 tokens, $0." in told
-    assert told.count("\n") < 10
+    lines = told()
+    assert "100 of 100 answered" in lines and "0 cut off" in lines and "$0." in lines
+    assert "1,000 tokens in, 2,000 out (500 for reasoning)" in lines
+    assert lines.count("\n") < 10
     price = litellm.model_cost["gpt-4.1-nano"]
     cost = 10 * price["input_cost_per_token"] + 20 * price["output_cost_per_token"]
     assert run_file()["totals"]["cost"] == pytest.approx(100 * cost)
 
 
-# --- usage ---
+def test_a_log_file_gets_a_line_a_minute_also_while_nothing_is_answered(
+    server, command, told, monkeypatch
+):
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            return super().wait(0.2 if timeout == 60 else timeout)  # a short minute
+
+    monkeypatch.setattr(threading, "Event", Event)
+    server.replies = lambda request: Reply(seconds=1.5 if request.problem > 1 else 0)
+    write_problems(4)
+    assert main(command("--batch-size", 2)) == 0
+    lines = told().split("\n")
+    assert [line for line in lines if "2/4 answers" in line and "2 under way" in line]
+    assert len(lines) < 15
+
+
+# --- from Python ---
+
+
+def param(server) -> dict:
+    return {"api_base": f"{server.url}/v1"}
+
+
+def test_main_with_args_takes_just_the_eight_arguments(server, monkeypatch):
+    write_problems(3)
+    monkeypatch.setenv("OPENAI_API_BASE", f"{server.url}/v1")
+    assert main_with_args(**OPTIONS | {"output_path": Path("deep/folder/out.jsonl")}) == 0
+    assert len(read_jsonl("deep/folder/out.jsonl")) == 3
+
+
+def test_main_with_args_returns_how_many_are_missing(server):
+    server.replies = lambda request: Reply(status=400 if request.problem == 1 else 200)
+    write_problems(3)
+    assert main_with_args(**OPTIONS, param=param(server)) == 1
+    assert main_with_args(**OPTIONS, param=param(server), limit=1) == 0
+
+
+def test_main_with_args_raises_what_ends_a_run(server):
+    server.replies = lambda request: Reply(status=401, error="Incorrect API key provided")
+    write_problems(3)
+    with pytest.raises(CompletionsError, match="check the provider's key"):
+        main_with_args(**OPTIONS, param=param(server))
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("name", "value"),
     [
-        ["--batch-size", "0"],
-        ["--limit", "0"],
-        ["--temperature", "-1"],
-        ["--temperature", "nan"],
-        ["--top-p", "1.5"],
-        ["--max-retries", "-1"],
-        ["--timeout", "0"],
-        ["--param", "novalue"],
-        ["--param", "n=3"],
-        ["--max-tokens", "many"],
-        ["--temprature", "1"],
-        ["--model", "vllm/x", "--concurrent-batches", "2"],
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_p", 1.5),
+        ("max_tokens", 0),
+        ("max_tokens", "many"),
+        ("batch_size", 0),
+        ("batch_size", 10**20),
+        ("batch_size", 2.5),
+        ("batch_size", None),
+        ("num_samples", 10**12),
+        ("timeout", 0),
+        ("max_retries", -1),
+        ("prompt_column", "response"),
     ],
 )
-def test_bad_usage_is_refused_by_argparse(command, capsys, options):
-    with pytest.raises(SystemExit) as stop:
-        main(command(*options))
-    assert stop.value.code == 2
-    assert options[0].replace("--model", "hosted_vllm/") in capsys.readouterr().err
+def test_main_with_args_refuses_what_the_command_line_does(server, name, value):
+    write_problems(3)
+    with pytest.raises(CompletionsError, match=name.replace("_", "[-_]")):
+        main_with_args(**OPTIONS | {"param": param(server), name: value})
+    assert not server.requests and not Path("out.jsonl").exists()
 
 
-def test_an_unwritable_output_is_told_before_any_request(server, command, capsys):
-    write_problems(1)
-    Path("file").write_text("")
-    assert main(command("--output-path", "file/out.jsonl")) == 1
-    assert main(command("--output-path", ".")) == 1
-    told = capsys.readouterr().err
-    assert told.count("cannot write to") == 2 and not server.requests
-
-
-def test_help_is_quick_and_the_readme_shows_it(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"```\n{capsys.readouterr().out}```" in readme
+# --- pass@k ---
 
 
 def test_the_readmes_pass_at_k_is_right(capsys):
     executed = [
-        {"task_id": task, "passed": n < good}
+        {"task_id": task, "passed": n < good, "big": 10**30}
         for task, good in (("a", 2), ("b", 0))
         for n in range(4)
     ]
@@ -679,36 +865,128 @@ def test_the_readmes_pass_at_k_is_right(capsys):
     ]
 
 
+# --- options ---
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--batch-size", "0"],
+        ["--batch-size", "99999999999999999999"],
+        ["--concurrent-batches", "99999999999"],
+        ["--num-samples", "99999999999"],
+        ["--limit", "0"],
+        ["--limit", "1.5"],
+        ["--temperature", "-1"],
+        ["--temperature", "nan"],
+        ["--temperature", "inf"],
+        ["--temperature", "hot"],
+        ["--top-p", "1.5"],
+        ["--max-retries", "-1"],
+        ["--max-retries", "999999999999"],
+        ["--timeout", "0"],
+        ["--timeout", "inf"],
+        ["--param", "novalue"],
+        ["--param", "n=3"],
+        ["--param", "=3"],
+        ["--max-tokens", "many"],
+        ["--max-tokens", "0"],
+        ["--temprature", "1"],
+        ["--lan", "Lua"],
+        ["--prompt-column", "response"],
+        ["--prompt-column", "program"],
+        ["--prompt-column", "details"],
+        ["--model", "vllm/x", "--concurrent-batches", "2"],
+        ["--num-samples", "2", "--param", "seed=1"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_refused_by_argparse(server, command, capsys, options):
+    with pytest.raises(SystemExit) as stop:
+        main(command(*options))
+    assert stop.value.code == 2
+    words = {"--model": "hosted_vllm/", "--num-samples": "seed", "--lan": "--lan"}
+    out, err = capsys.readouterr()
+    named = words.get(options[0], options[0]) if len(options) > 2 else options[0]
+    assert named in last_line(err) and out == "" and "Traceback" not in err
+    assert not server.requests and not Path("out.jsonl").exists()
+
+
+@pytest.mark.parametrize("path", ["file/out.jsonl", ".", "folder", "new/", "/", ""])
+def test_an_unwritable_output_is_told_before_any_request(server, command, told, path):
+    write_problems(1)
+    Path("file").write_text("")
+    Path("folder").mkdir()
+    assert main(command("--output-path", path)) == 1
+    assert "cannot write to" in last_line(told()) and not server.requests
+    assert not Path("new").is_file()
+
+
+def test_parent_folders_of_the_output_are_made_and_a_tilde_is_expanded(
+    command, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_problems(1)
+    assert main(command("--output-path=~/runs/a/out.jsonl")) == 0
+    assert len(read_jsonl("home/runs/a/out.jsonl")) == 1 and not Path("~").exists()
+    assert run_file("home/runs/a/out.jsonl")["finished"]
+
+
+@pytest.mark.parametrize("benchmark", ["", ".", "/", "problem.jsonl"])
+def test_a_benchmark_that_is_none_is_told_in_one_line(server, command, told, benchmark):
+    assert main(command("--benchmark", benchmark)) == 1
+    (line,) = told().strip().split("\n")
+    assert "list index" not in line and not server.requests
+
+
+def test_help_is_in_the_readme(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"```\n{shown}```" in readme
+    assert max(map(len, shown.split("\n"))) <= 80
+
+
+def imported(told: str) -> set[str]:
+    """What PYTHONPROFILEIMPORTTIME says was imported."""
+    return {line.rsplit("|")[-1].strip() for line in told.split("\n") if "|" in line}
+
+
 def test_help_and_usage_errors_import_nothing_heavy(start):
     process = start("--batch-size", "0", PYTHONPROFILEIMPORTTIME="1")
-    _, told = process.communicate(timeout=30)
+    _, lines = process.communicate(timeout=30)
     assert process.returncode == 2
-    imported = {line.rsplit("|")[-1].strip() for line in told.split("\n") if "|" in line}
-    assert "argparse" in imported
-    assert not imported & {"litellm", "datasets", "pandas", "httpx", "openai", "numpy"}
+    assert "argparse" in imported(lines)
+    assert not imported(lines) & {"litellm", "datasets", "pandas", "httpx", "openai", "numpy"}
 
 
-def test_a_run_on_a_local_file_imports_neither_datasets_nor_pandas(start):
-    write_problems(1)
-    process = start(PYTHONPROFILEIMPORTTIME="1")
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    imported = {line.rsplit("|")[-1].strip() for line in told.split("\n") if "|" in line}
-    assert "litellm" in imported and not imported & {"datasets", "pandas"}
+# --- the script as a file ---
 
 
-def test_records_are_strict_ascii_json_lines(server, command):
-    server.replies = lambda request: Reply("é\u2028\n```lua\nx = 'ü'\n```")
-    Path("problems.jsonl").write_text('{"prompt": "ü", "big": 12345678901234567890123}\n', "utf-8")
-    assert main(command()) == 0
-    line = Path("out.jsonl").read_bytes()
-    assert line.isascii() and line.count(b"\n") == 1 and b'"big": 12345678901234567890123' in line
-    assert json.loads(line)["program"] == "x = 'ü'"
-
-
-def test_it_runs_from_any_folder(server, start):
+def test_it_runs_from_any_folder_and_loads_no_datasets_for_a_file(server, start):
     write_problems(1)
     assert os.getcwd() != str(ROOT)
-    process = start()
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and out == "" and len(read_jsonl()) == 1
+    process = start(PYTHONPROFILEIMPORTTIME="1")
+    out, lines = process.communicate(timeout=60)
+    assert process.returncode == 0, lines
+    assert out == "" and len(read_jsonl()) == 1
+    assert {"litellm", "pandas"} <= imported(lines) and "datasets" not in imported(lines)
+
+
+def test_its_inline_metadata_is_that_of_the_project():
+    """So that `uv run path/to/completions.py` installs what `pip install .` does."""
+    script = (ROOT / "completions.py").read_text(encoding="utf-8")
+    inline = re.search(r"(?m)^# /// script\n((?:#.*\n)+?)# ///$", script)[1]
+    inline = re.sub(r"(?m)^# ?", "", inline)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for text in (inline, project):  # no tomllib in Python 3.10
+        assert 'requires-python = ">=3.10"' in text
+
+    def dependencies(text: str) -> set[str]:
+        listed = re.search(r"(?ms)^dependencies = \[\n(.*?)^\]", text)[1]
+        return set(re.findall(r'^\s*"(.*)",$', listed, re.M))
+
+    assert len(dependencies(inline)) > 4 and dependencies(inline) == dependencies(project)
