@@ -50,6 +50,19 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
+def pauses(monkeypatch) -> list[float]:
+    """The pauses that a run makes between its tries, which here take no time."""
+    pauses, pause = [], completions.pause
+
+    def note(attempt, failures):
+        pauses.append(pause(attempt, failures))
+        return 0.01
+
+    monkeypatch.setattr(completions, "pause", note)
+    return pauses
+
+
+@pytest.fixture
 def server():
     with FakeLLM() as server:
         yield server

@@ -5,16 +5,17 @@ was answered so far, at the third of six problems (or, where it says so, from th
 """
 
 import json
+import os
 import re
 import socket
+import struct
 import time
 from pathlib import Path
 
 import pytest
-from conftest import KEY, answered, asked, at, last_line, read_jsonl, run_file, write_problems
+from conftest import KEY, ROOT, answered, asked, at, last_line, read_jsonl, write_problems
 from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
 
-import completions
 from completions import main
 
 # What a situation means: the exit code, which of the problems 0 to 5 are answered when the third
@@ -118,8 +119,10 @@ CHAT = {
     # A finish_reason that says that the answer was broken off.
     **{
         f"finish_reason {reason}": Reply("```lua\nretu", finish=reason)
-        for reason in ("error", "abort", "aborted", "insufficient_system_resource")
-        + ("network_error", "cancelled", "timeout", "server_error")
+        for reason in (
+            *("error", "abort", "aborted", "insufficient_system_resource", "network_error"),
+            *("cancelled", "timeout", "server_error"),
+        )
     },
     "an error in the choice": Reply(
         "```lua\nretu", finish="error", choice={"error": {"code": 502, "message": "gone"}}
@@ -416,7 +419,7 @@ ANSWERS = [
     *(
         row(f"content in parts on {model.split('/')[0]}", ANSWER_IT_IS, Reply(content), model=model)
         for model in (OPENAI, VLLM, OPENROUTER, DEEPSEEK)
-        for content in ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, *PARTS],)
+        for content in (PARTS, [{"type": "thinking", "thinking": PARTS[:1]}, *PARTS])
     ),
     *(
         row(f"finish {reason} on {model.split('/')[0]}", ANSWER_IT_IS, Reply(finish=reason),
@@ -551,20 +554,7 @@ def test_the_time_that_a_server_names_is_waited_for(server, command, model, name
     assert 2 <= second.arrived - first.arrived < 8
 
 
-def pauses_of(monkeypatch) -> list[float]:
-    """The pauses that a run makes from now on, which take no time."""
-    pauses, pause = [], completions.pause
-
-    def note(attempt, failures):
-        pauses.append(pause(attempt, failures))
-        return 0.01
-
-    monkeypatch.setattr(completions, "pause", note)
-    return pauses
-
-
-def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, command, monkeypatch):
-    pauses = pauses_of(monkeypatch)
+def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, command, pauses):
     server.replies = lambda request: Reply(status=429, error="Slow down.")
     write_problems(1)
     assert main(command()) == 1
@@ -573,11 +563,13 @@ def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, comman
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34), ("again in 250ms", 0.25)]
-    + [("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)],
+    [
+        *(("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34)),
+        *(("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)),
+        *(("try again in 250ms", 0.25), ("Please wait 15 seconds", 0)),
+    ],
 )
-def test_a_time_told_in_words_is_waited_for(server, command, monkeypatch, text, seconds):
-    pauses = pauses_of(monkeypatch)
+def test_a_time_told_in_words_is_waited_for(server, command, pauses, text, seconds):
     server.replies = lambda request: error(429, text) if request.attempt == 1 else Reply()
     write_problems(1)
     assert main(command()) == 0
@@ -627,10 +619,7 @@ def test_single_failures_between_answers_do_not_end_a_run(server, command, quick
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, PROXY])
-def test_a_forgotten_server_is_told_by_its_address_after_two_tries(
-    command, monkeypatch, told, model
-):
-    pauses = pauses_of(monkeypatch)
+def test_a_forgotten_server_is_told_by_its_address_after_two_tries(command, pauses, told, model):
     with FakeLLM() as gone:
         pass
     write_problems(30)
@@ -724,9 +713,8 @@ def test_a_cut_off_answer_says_whether_max_tokens_or_the_context_was_short(
     ],
 )
 def test_a_value_that_cannot_be_sent_is_named_at_once(
-    server, command, told, monkeypatch, model, param, says
+    server, command, told, pauses, model, param, says
 ):
-    pauses = pauses_of(monkeypatch)
     write_problems(30)
     assert main(command("--model", model, "--param", param)) == 1
     end = last_line(told())
@@ -735,8 +723,7 @@ def test_a_value_that_cannot_be_sent_is_named_at_once(
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-def test_a_key_that_ends_in_a_newline_is_told_of(server, command, told, monkeypatch, model):
-    pauses = pauses_of(monkeypatch)
+def test_a_key_that_ends_in_a_newline_is_told_of(server, command, told, pauses, model):
     write_problems(30)
     assert main(command(*at(server, model), "--param", f"api_key={KEY}9\n")) in (0, 1)
     end = last_line(told())
@@ -758,8 +745,7 @@ def test_half_a_surrogate_pair_is_refused_by_row(server, command, told, model):
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, monkeypatch, model):
-    pauses = pauses_of(monkeypatch)
+def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, pauses, model):
     write_problems(30)
     with FakeLLM(tls=True) as server:
         assert main(command(*at(server, model))) == 1
@@ -778,8 +764,7 @@ def test_a_certificate_can_be_trusted_by_ssl_cert_file(start):
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
-def test_https_to_an_http_server_says_so(server, command, told, monkeypatch, model):
-    pauses = pauses_of(monkeypatch)
+def test_https_to_an_http_server_says_so(server, command, told, pauses, model):
     write_problems(30)
     url = server.url.replace("http:", "https:")
     assert main(command("--model", model, "--param", f"api_base={url}/v1")) == 1
@@ -794,3 +779,163 @@ def test_a_handshake_that_hangs_says_what_it_looks_like(command, told, quick):
         assert main(command("--param", f"api_base={url}", "--timeout", 0.3)) == 1
     end = last_line(told())
     assert url in end and "not https://" in end and not answered()
+
+
+# --- machines ---
+
+
+def test_many_requests_in_flight_at_a_small_limit_of_open_files_lose_nothing(server, start):
+    server.replies = lambda request: Reply(seconds=1)
+    write_problems(600)
+    options = ("--batch-size", 1, "--concurrent-batches", 300)
+    process = start(*options, shell='ulimit -Sn 256; exec "$0" "$@"')
+    _, lines = process.communicate(timeout=120)
+    assert process.returncode == 0, lines
+    assert len(answered()) == 600 and server.peak == 300  # the soft limit was raised
+
+
+def test_a_hard_limit_of_open_files_is_told_before_the_first_request(server, start):
+    server.replies = lambda request: Reply(seconds=0.2)
+    write_problems(400)
+    options = ("--batch-size", 1, "--concurrent-batches", 300)
+    process = start(*options, shell='ulimit -n 256; exec "$0" "$@"')
+    _, lines = process.communicate(timeout=120)
+    assert process.returncode == 0, lines
+    assert len(answered()) == 400 and 100 < server.peak < 256
+    assert "--concurrent-batches" in lines.split("\n")[0]
+
+
+SHELLS = {
+    "closed": '"$0" "$@" 2>&-',
+    "full": '"$0" "$@" 2>/dev/full',
+    "a pipe that is left": 'set -o pipefail; "$0" "$@" 2>&1 | head -c 10',
+}
+
+
+def test_a_run_goes_on_where_nobody_can_be_told(server, start):
+    write_problems(20)
+    failing = [1 if name == "full" else 0 for name in SHELLS]
+    server.replies = lambda request: Reply(
+        status=400 if request.problem == 7 and request.body["top_p"] == 1 else 200
+    )
+    processes = [
+        start("--output-path", f"{name}.jsonl", "--top-p", fails, shell=shell)
+        for (name, shell), fails in zip(SHELLS.items(), failing, strict=True)
+    ]
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == failing
+    assert [len(read_jsonl(f"{name}.jsonl")) for name in SHELLS] == [20 - n for n in failing]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "ALL_PROXY"),
+        ("all_proxy", "socks5h://127.0.0.1:9", "all_proxy"),
+        ("NO_PROXY", "[::1", "NO_PROXY"),
+        ("HTTP_PROXY", "nonsense", "HTTP_PROXY"),
+        ("HTTPS_PROXY", "ftp://127.0.0.1:9", "HTTPS_PROXY"),
+    ],
+)
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_a_proxy_setting_that_cannot_work_is_one_line_that_names_it(
+    server, command, told, monkeypatch, model, name, value, says
+):
+    monkeypatch.setenv(name, value)
+    write_problems(3)
+    assert main(command(*at(server, model))) == 1
+    (line,) = told().strip().split("\n")
+    assert says in line and server.requests == []
+
+
+def test_a_proxy_that_is_down_is_named(server, command, told, monkeypatch, quick):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    write_problems(3)
+    assert main(command()) == 1
+    assert "HTTP_PROXY" in last_line(told()) and server.requests == []
+
+
+def test_what_no_proxy_lists_is_asked_without_one(server, command, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "::1,127.0.0.1,fd00::/8")
+    write_problems(3)
+    assert main(command()) == 0 and len(answered()) == 3
+
+
+# Read when modules are imported, so by a process of its own; 0 and 1 are both fair, a traceback not.
+VARIABLES = {
+    "SSL_CERT_FILE": "/nonexistent",
+    "SSL_CERT_DIR": "/nonexistent",
+    "TQDM_MININTERVAL": "abc",
+    "REQUEST_TIMEOUT": "abc",
+    "COLUMNS": "abc",
+    "LITELLM_LOG": "abc",
+    "PYTHONWARNINGS": "abc",
+    "HTTPX_LOG_LEVEL": "abc",
+}
+
+
+def test_no_variable_of_the_environment_leads_to_a_traceback(start):
+    write_problems(3)
+    names = list(VARIABLES)
+    for some in (names[:3], names[3:6], names[6:]):
+        processes = {
+            name: start("--output-path", f"{name}.jsonl", **{name: VARIABLES[name]})
+            for name in some
+        }
+        for name, process in processes.items():
+            out, lines = process.communicate(timeout=120)
+            kept = len(read_jsonl(f"{name}.jsonl")) if Path(f"{name}.jsonl").exists() else 0
+            assert (process.returncode, kept) in ((0, 3), (1, 0)), lines
+            assert "Traceback" not in lines and out == "", lines
+            assert process.returncode == 0 or name in last_line(lines), lines
+
+
+def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
+    import litellm
+
+    server.replies = lambda request: Reply(status=401, error=f"Bad key {request.key}")
+    Path("packages").symlink_to(Path(litellm.__file__).parent.parent)
+    Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
+    write_problems(3)
+    process = start(PYTHONPATH=str(Path("packages").absolute()), OPENAI_API_KEY=None)
+    _, lines = process.communicate(timeout=60)
+    assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, lines
+    assert process.returncode == 1 and "Bad key ***" in lines
+    assert "sk-from-dotenv" not in lines + Path("out.jsonl.run.json").read_text()
+
+
+def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, command):
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import subprocess
+    import sys
+    import termios
+
+    server.replies = lambda request: (
+        Reply(status=400, seconds=0.1) if request.problem == 1 else Reply(seconds=0.1)
+    )
+    write_problems(60)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    argv = [sys.executable, str(ROOT / "completions.py"), *command("--batch-size", 1)]
+    process = subprocess.Popen([*argv, *at(server, "openai/gpt-4.1-nano")], stderr=theirs)
+    os.close(theirs)
+    shown, wide = b"", b""
+    while True:
+        try:
+            shown += os.read(ours, 10_000)
+        except OSError:  # the other end is closed
+            break
+        if not wide and b"20/60" in shown:
+            wide, shown = shown, b""
+            fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 50, 0, 0))
+    assert process.wait(10) == 1
+    states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/60" in line]
+    assert max(map(len, states)) <= 80 and b"\n" not in wide.strip()
+    assert re.search(r"\d+/60 answers, 1 failed, \$0\.\d+.*left", states[-1])
+    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/60 answers" in line]
+    assert max(map(len, narrow[3:])) <= 50
+    bar = shown.decode().split("59 of 60 answered")[0]
+    assert bar.count("\n") <= 2
