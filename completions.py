@@ -389,7 +389,8 @@ class Run:
         earlier = parse_object(content, str(self.path), repair)
         try:
             changes = differences(earlier["settings"], settings)
-            sum(earlier["totals"][name] for name in COUNTS) + earlier.get("answers", 0)
+            numbers = [earlier["totals"][name] for name in COUNTS] + [earlier.get("answers", 0)]
+            sum(numbers) + sum(number or 0 for number in earlier["totals"].values())
         except (LookupError, TypeError, AttributeError):
             raise CompletionsError(f"{self.path} is not as runs write it; {repair}") from None
         if changes and answers:
@@ -624,14 +625,17 @@ MONEY = (
     r"|(over|exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
     r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
 )
-COMES_BACK = r"per.?(minute|second|min\b)|(again|retry|wait)\w* (in|after|for)\b|\b[rt]pm\b"
+COMES_BACK = (
+    r"rate.?limit(?!\w*error)|per.?(minute|second|min\b)|\b[rt]pm\b"
+    r"|(again|retry|wait)\w* (in|after|for)\b"
+)
 KEY = r"api.?key|credential|authenti|authoriz|no connected db|(invalid|expired|missing).{0,20}token"
 # The kinds of failure: the first row that fits "STATUS text", where STATUS is 0 if none came, and
 # local if nothing was sent, says what it is, what it concerns, and how to mend it.
 # fmt: off
 FAILURES = (
-    ("blocked by the provider", PROBLEM, rf"[24].*({BLOCKED})", "it refuses this content"),
-    ("credit used up", RUN, rf"402|(?!.*({COMES_BACK})).*({MONEY})",
+    ("blocked by the provider", PROBLEM, rf"[24](?!29).*({BLOCKED})", "it refuses this content"),
+    ("credit used up", RUN, rf"402|[24](?!.*({COMES_BACK})).*({MONEY})",
      "add to the account's balance, credit or quota"),
     ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
     ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
@@ -649,7 +653,7 @@ FAILURES = (
      "try --temperature none --top-p none (some models want one of the two)"),
     ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
      r"(param|argument|input|field)", "mend or leave it out{param}"),
-    ("unknown model", RUN, r"404|(4|local).*((no such|invalid|unknown|not a valid) model"
+    ("unknown model", RUN, r"404|405|410|(4|local).*((no such|invalid|unknown|not a valid) model"
      r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown|invalid)|模型不)",
      "check --model (provider/name) and the address"),
     ("wrong key", RUN, rf"40[13]|(4|local).*({KEY})",
@@ -675,8 +679,10 @@ class Failure:
         self.problem, (*chain, last) = problem, causes(error)
         cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
         text, status = str(cause or last), cause.status if cause else "local"
-        text = text.replace(problem[options.prompt_column], "")  # it may speak of a balance
-        self.text = one_line(text or type(last).__name__).removesuffix(".")
+        prompt = problem[options.prompt_column]  # it may be echoed, and speak of a balance
+        for echo in (prompt, json.dumps(prompt)[1:-1], repr(prompt)[1:-1]):
+            text = text.replace(echo, "")
+        self.text = re.sub(r"(?<!\.)\.$", "", one_line(text or type(last).__name__))
         # So may an address; and a body of some MB is too long to search.
         signature = re.sub(r"\w+://\S+|_", " ", f"{status} {' '.join(text[:2000].split())}")
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
@@ -718,8 +724,10 @@ def readable(body: str) -> str:
         return re.sub(r"<[^<>]*>", " ", body[:2000])
 
 
-AFTER = re.compile(r"(?:again|retry|wait)\w* (?:in|after|for)\D{0,9}([\d.]+) ?(ms|s|m|h)", re.I)
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+AFTER = re.compile(
+    r"(?i)(?:again|retry|wait)\w* (?:in|after|for)\D{0,9}(\d+(?:\.\d+)?) ?"
+    r"(ms|milli\w*|s|sec\w*|m|min\w*|h|hours?)(?![a-z])"
+)
 
 
 def retry_after(headers: Any, text: str) -> float:
@@ -728,13 +736,16 @@ def retry_after(headers: Any, text: str) -> float:
     A LiteLLM proxy passes the header on as llm_provider-retry-after.
     """
     value = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
+    seconds = 0.0
     if (said := AFTER.search(text[:2000])) and not value:
-        return float(said[1].strip(".") or 0) * UNITS[said[2].lower()]
+        unit = said[2].lower()
+        milli = re.match("ms|mil", unit)
+        seconds = float(said[1]) * (0.001 if milli else {"s": 1, "m": 60, "h": 3600}[unit[0]])
+    with suppress(ValueError, OverflowError):
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
     with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    return 0.0
+        seconds = float(value)
+    return min(max(0.0, seconds), 1e9)
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
@@ -1127,9 +1138,9 @@ def main_with_args(
 USAGE = """completions.py --model MODEL --benchmark BENCHMARK --lang LANG \\
            --output-path FILE [option ...]"""
 EXIT_CODES = """\
-The key of an API comes from the environment, such as OPENAI_API_KEY. Exit codes:
-0 every problem answered, 1 some unanswered or the run could not go on, 2 usage,
-130 Ctrl-C, 143 SIGTERM."""
+The key of an API comes from the environment, such as OPENAI_API_KEY.
+Exit codes: 0 every problem answered, 1 some unanswered or the run could not go
+on, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
 
 
 def number(kind: Callable, least: float, most: float, *, or_none: bool = False) -> Callable:
