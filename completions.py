@@ -284,8 +284,8 @@ class Output:
         import filelock
 
         self.path = Path(path).expanduser()
-        if self.path.is_dir() or str(path).endswith(("/", os.sep)):
-            raise CompletionsError(f"cannot write to {path}: it is a folder; name a file in it")
+        if str(path).endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
+            raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         self.size = self.answers = self.empty = self.without_program = 0  # of the whole records
