@@ -5,19 +5,26 @@ import gzip
 import json
 import lzma
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from datetime import date, datetime, timezone
 from datetime import time as clock_time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+import pandas
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, read_jsonl
+from conftest import ROOT, read_jsonl, run_file, write_problems
 from fake_hub import TOKEN, FakeHub
 from fake_llm import ANSWER, PROGRAM
 from hypothesis import given, settings
@@ -102,7 +109,7 @@ def strictly_read(content: bytes) -> list[dict]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-@settings(max_examples=2000, deadline=None, database=None)
+@settings(max_examples=800, deadline=None, database=None)
 @given(FILES)
 def test_every_file_loads_as_json_loads_reads_its_lines(content):
     loaded, expected = load(content), strictly_read(content)
@@ -110,7 +117,7 @@ def test_every_file_loads_as_json_loads_reads_its_lines(content):
     assert json.dumps(loaded) == json.dumps(expected)  # also the order, 1 against 1.0, -0.0
 
 
-@settings(max_examples=600, deadline=None, database=None)
+@settings(max_examples=400, deadline=None, database=None)
 @given(
     st.lists(st.builds(row, FIELDS, st.just([]), TEXTS), min_size=2, max_size=2),
     st.integers(0, 200),
@@ -129,7 +136,9 @@ def test_a_slip_of_one_character_is_refused_at_its_line_or_read_as_json_loads_do
     except ValueError:
         assert refusal(content).startswith("bench.jsonl:2: ")
     else:
-        if "prompt" in expected[1]:
+        if re.search("[\ud800-\udfff]", expected[1].get("prompt", "")):
+            assert refusal(content).startswith("row 2: half a surrogate")
+        elif "prompt" in expected[1]:
             finite = json.loads(json.dumps(expected), parse_constant=lambda _: None)
             assert json.dumps(load(content)) == json.dumps(finite)  # 1309 may become 1e309
         else:
@@ -173,11 +182,20 @@ def test_a_large_benchmark_loads_whole():
     assert load(jsonl(problems)) == problems
 
 
+def zipped(*contents: bytes) -> bytes:
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, content in enumerate(contents):
+            archive.writestr(f"{number}.jsonl", content)
+    return stream.getvalue()
+
+
 COMPRESS = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
+    ".zip": zipped,
 }
 PROBLEMS = [{"task_id": n, "prompt": f"Problem {n}.", "text": f"é\u2028 {n}"} for n in range(100)]
 
@@ -186,9 +204,24 @@ PROBLEMS = [{"task_id": n, "prompt": f"Problem {n}.", "text": f"é\u2028 {n}"} f
 def test_a_compressed_file_loads_as_it_does_unpacked(suffix):
     lines = jsonl(PROBLEMS).encode()
     assert load(COMPRESS[suffix](b"\xef\xbb\xbf" + lines), f"bench.jsonl{suffix}") == PROBLEMS
+    if suffix == ".zip":
+        return
     half = len(lines) // 2
     joined = COMPRESS[suffix](lines[:half]) + COMPRESS[suffix](lines[half:])
     assert load(joined, f"joined.jsonl{suffix}") == PROBLEMS
+
+
+def test_an_archive_of_two_files_is_refused():
+    message = refusal(zipped(GOOD.encode(), GOOD.encode()), "two.jsonl.zip")
+    assert "two.jsonl.zip" in message
+
+
+def test_pandas_hands_out_the_lines_of_a_file_as_they_are():
+    """The reader's `data` is no documented part of pandas: this notices when it changes."""
+    content = '{"prompt": "001", "big": 1e400}\n\n{"prompt": 12345678901234567890123}\r\nno JSON'
+    Path("bench.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    with pandas.read_json("bench.jsonl.gz", lines=True, chunksize=1, encoding="utf-8") as reader:
+        assert reader.data.read().replace("\r\n", "\n") == content.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -200,6 +233,56 @@ def test_a_damaged_compressed_file_is_refused_by_name(suffix):
     assert f"broken.jsonl{suffix}:2: " in refusal(
         COMPRESS[suffix](b'{"prompt": "x"}\n{"prompt": \n'), f"broken.jsonl{suffix}"
     )
+
+
+# --- addresses ---
+
+
+class Files(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def website(tmp_path):
+    """The address of a server of the files in the folder of the test."""
+    handler = partial(Files, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_file_is_read_from_its_address(website, suffix):
+    content = jsonl(PROBLEMS).encode()
+    Path(f"b.jsonl{suffix}").write_bytes(COMPRESS[suffix](content) if suffix else content)
+    assert load_benchmark(f"{website}/b.jsonl{suffix}") == PROBLEMS
+
+
+def test_a_benchmark_at_an_address_is_asked(website, command):
+    problems = write_problems(3)
+    assert main(command("--benchmark", f"{website}/problems.jsonl")) == 0
+    assert read_jsonl() == [{**row, "response": ANSWER, "program": PROGRAM} for row in problems]
+    assert run_file()["benchmark"]["name"] == f"{website}/problems.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("WEBSITE/none.jsonl", ["none.jsonl", "404"]),
+        ("WEBSITE/page.html", ["page.html:1", "HTML"]),
+        ("http://127.0.0.1:9/b.jsonl", ["127.0.0.1:9", "refused"]),
+        ("s3://bucket/b.jsonl", ["s3://bucket/b.jsonl", "s3fs"]),
+        ("gs://bucket/b.jsonl", ["gs://bucket/b.jsonl", "gcsfs"]),
+        ("abc://host/b.jsonl", ["abc://host/b.jsonl", "abc"]),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_one_line(website, command, told, address, words):
+    Path("page.html").write_text("<!DOCTYPE html>\n<p>Log in.</p>\n")
+    assert main(command("--benchmark", address.replace("WEBSITE", website))) == 1
+    (line,) = told().strip().split("\n")
+    assert [word for word in words if word not in line] == [] and len(line) < 500
 
 
 # --- local files: what is refused, and where ---
@@ -236,6 +319,27 @@ def test_a_line_that_cannot_be_read_is_named(content, place, word):
     assert message.startswith(f"bench.jsonl:{place}: ") and word in message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("b.csv", "task_id,prompt\n1,x\n", "table"),
+        ("b.jsonl", "task_id\tprompt\n1\tx\n", "table"),
+        ("b.parquet", b"PAR1\x15\x04\x15\x10", "Parquet"),
+        ("b.jsonl", '{\n  "prompt": "x"\n}\n', "spread over lines"),
+        ("b.json", '[{"prompt": "x"}]', "array"),
+        ("b.jsonl", GOOD.encode("utf-16"), "UTF-16"),
+        ("b.jsonl", gzip.compress(GOOD.encode()), "gzip"),
+        ("b.json", '{"a/1": {"prompt": "x"}, "a/2": {"prompt": "y"}}', "one JSON object"),
+        ("b.jsonl", "<html><body>Sign in</body></html>", "HTML"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_it_looks_like(name, content, word):
+    message = refusal(content, name)
+    assert (name in message and word in message and "one JSON object a line" in message) or (
+        word == "one JSON object" and "one a line" in message
+    )
+
+
 @pytest.mark.parametrize("content", ["", "\n \n\t\r\n", "\ufeff", "\ufeff\n"])
 def test_a_file_without_a_problem_says_so(content):
     assert "bench.jsonl" in refusal(content) and "empty" in refusal(content)
@@ -262,8 +366,9 @@ def test_a_file_with_the_name_of_a_dataset_is_a_file():
     assert load(GOOD, "org/name") == load(GOOD, "humaneval") == [{"prompt": "x"}]
 
 
-def test_a_config_for_a_file_is_refused():
+def test_a_config_or_revision_for_a_file_is_refused():
     assert "--config" in refusal(GOOD, config="lua")
+    assert "--revision" in refusal(GOOD, revision="main")
 
 
 @pytest.mark.parametrize("bad", [{}, {"prompt": None}, {"prompt": " \n"}, {"prompt": ["x"]}])
@@ -350,6 +455,11 @@ CASES = {
     "private": ("org/private", {}),
     "gated": ("org/gated", {}),
     "broken": ("org/broken", {}),
+    "script": ("org/script", {}),
+    "saved": ("saved", {}),
+    "newest": ("org/versions", {}),
+    "tag": ("org/versions", {"revision": "v1"}),
+    "no such tag": ("org/versions", {"revision": "v2"}),
     **{f"500 at request {n}": (f"org/fault{n}", {}) for n in (0, 1, 3, 5, 9)},
     "500 twice": ("org/fault-twice", {}),
     "folder": ("folder", {}),
@@ -372,11 +482,14 @@ def fill(hub: FakeHub):
     hub.add("org/odd", {"test.parquet": parquet([ODD])})
     hub.add("org/bytes", {"test.parquet": parquet(PICTURES)})
     hub.add("org/private", data, private=True)
-    hub.add("org/gated", data, gated=True)
+    older = {"test.jsonl": jsonl(PROBLEMS[:50])}
+    hub.add("org/gated", {"test.jsonl": lines}, gated=True, tags={"v1": older})
+    hub.add("org/versions", {"test.jsonl": lines}, tags={"v1": older})
+    hub.add("org/script", {"script.py": "import datasets"})
     hub.add("org/broken", {"test.jsonl": f'{GOOD}{{"prompt": \n'})
     for number in (0, 1, 3, 5, 9):
         hub.add(f"org/fault{number}", {**data, "README.md": "-"}, faults=[None] * number + [500])
-    hub.add("org/fault-twice", {**data, "README.md": "-"}, faults=[None, 500, None, 503])
+    hub.add("org/fault-twice", {**data, "README.md": "-"}, faults=[None, None, 500, None, 503])
 
 
 def load_in_child(cases, folder: Path, env: dict) -> list:
@@ -404,6 +517,12 @@ def home(tmp_path_factory):
     (home / "empty").mkdir()
     (home / "folder").mkdir()
     (home / "folder" / "test.jsonl").write_text(jsonl(PROBLEMS))
+    (home / "saved").mkdir()  # as Dataset.save_to_disk leaves it
+    (home / "saved" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (home / "saved" / "dataset_info.json").write_text("{}")
+    table = pyarrow.Table.from_pylist(PROBLEMS)
+    with pyarrow.ipc.new_stream(home / "saved" / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
     return home
 
 
@@ -424,6 +543,10 @@ def test_a_slice_and_a_column_of_another_name_can_be_chosen(loaded):
     assert loaded["column"] == [{"id": 1, "text": "Add.", "code": "x"}]
 
 
+def test_a_revision_pins_the_rows(loaded):
+    assert loaded["newest"] == PROBLEMS and loaded["tag"] == PROBLEMS[:50]
+
+
 def test_nan_becomes_null_and_dates_and_times_iso_text(loaded):
     assert loaded["odd"] == [ODD_AS_JSON] and list(loaded["odd"][0]) == list(ODD)
 
@@ -438,6 +561,9 @@ REFUSALS = {
     "private": ["org/private", "HF_TOKEN"],
     "gated": ["org/gated", "gated", "HF_TOKEN"],
     "broken": ["org/broken", "JSON parse error"],
+    "script": ["org/script", "script", "JSONL"],
+    "saved": ["saved", "save_to_disk"],
+    "no such tag": ["org/versions", "v2"],
     "500 twice": ["org/fault-twice", "503"],
     "empty folder": ["empty", "any data files"],
 }
@@ -454,7 +580,7 @@ def test_a_dataset_that_cannot_be_used_says_why_and_what_to_do(loaded, case):
 def test_a_passing_500_of_the_hub_is_tried_once_more(loaded, hub, case):
     assert loaded[case] == PROBLEMS
     name = CASES[case][0]
-    assert [status for _, path, status in hub.log if f"{name}/" in path].count(500) == 1
+    assert [status for _, path, status in hub.log if name in path].count(500) == 1
 
 
 OFFLINE_CASES = [("org/parquet", {}), ("org/never-seen", {}), ("folder", {})]
@@ -491,6 +617,7 @@ NOISE = ("Generating", "examples/s", "Downloading", "Repo card", "arning", "Retr
 def test_a_gated_dataset_runs_with_a_token_and_no_noise(server, start, hub, tmp_path):
     process = start(
         *("--benchmark", "org/gated", "--split", "test[:3]", "--prompt-column", "text"),
+        *("--revision", "v1"),
         **hub.env(tmp_path / "home", HF_TOKEN=TOKEN),
     )
     out, told = process.communicate(timeout=120)
@@ -500,6 +627,8 @@ def test_a_gated_dataset_runs_with_a_token_and_no_noise(server, start, hub, tmp_
         row["text"] for row in PROBLEMS[:3]
     }
     assert out == "" and not [word for word in NOISE if word in told]
+    source, tag = run_file()["benchmark"], hub.repos["org/gated"].tags["v1"]
+    assert source["revision"] == "v1" and source["commit"] == tag.sha
 
 
 def test_a_folder_with_a_field_that_json_cannot_hold_is_refused_with_no_request_at_all(

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -75,8 +76,8 @@ RATE_LIMITS = {
     "Cohere": "You are using a Trial key, which is limited to 40 API calls / minute. You can continue "
     "to use the Trial key for free or upgrade to a Production key with higher rate limits at "
     "'https://dashboard.cohere.com/api-keys'.",
-    "Moonshot": "Your account org-1<ak-1> request reached organization max RPM: 3, please try again "
-    "after 1 seconds",
+    "Moonshot": "Your account org-1<ak-1> request reached organization max RPM: 3, please try "
+    "again after 1 seconds",
     "Zhipu": "您的账户已达到速率限制，请您控制请求频率",  # noqa: RUF001
     "SiliconFlow": "Request was rejected due to rate limiting. If you want more, please contact "
     "contact@siliconflow.cn. Details:TPM limit reached.",
@@ -784,24 +785,37 @@ def test_a_handshake_that_hangs_says_what_it_looks_like(command, told, quick):
 # --- machines ---
 
 
-def test_many_requests_in_flight_at_a_small_limit_of_open_files_lose_nothing(server, start):
-    server.replies = lambda request: Reply(seconds=1)
-    write_problems(600)
+def full_at(server: FakeLLM, requests: int):
+    """Let no request be answered until so many are in flight."""
+    full = threading.Event()
+
+    def replies(request):
+        if server.peak >= requests:
+            full.set()
+        full.wait(60)
+        return Reply()
+
+    server.replies = replies
+
+
+def test_a_soft_limit_of_open_files_is_raised(server, start):
+    full_at(server, 300)
+    write_problems(400)
     options = ("--batch-size", 1, "--concurrent-batches", 300)
     process = start(*options, shell='ulimit -Sn 256; exec "$0" "$@"')
     _, lines = process.communicate(timeout=120)
     assert process.returncode == 0, lines
-    assert len(answered()) == 600 and server.peak == 300  # the soft limit was raised
+    assert len(answered()) == 400 == len(server.requests) and server.peak == 300
 
 
-def test_a_hard_limit_of_open_files_is_told_before_the_first_request(server, start):
-    server.replies = lambda request: Reply(seconds=0.2)
-    write_problems(400)
+def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
+    full_at(server, 100)
+    write_problems(300)
     options = ("--batch-size", 1, "--concurrent-batches", 300)
     process = start(*options, shell='ulimit -n 256; exec "$0" "$@"')
     _, lines = process.communicate(timeout=120)
     assert process.returncode == 0, lines
-    assert len(answered()) == 400 and 100 < server.peak < 256
+    assert len(answered()) == 300 == len(server.requests) and server.peak < 256
     assert "--concurrent-batches" in lines.split("\n")[0]
 
 
@@ -834,6 +848,7 @@ def test_a_run_goes_on_where_nobody_can_be_told(server, start):
         ("ALL_PROXY", "socks5://127.0.0.1:9", "ALL_PROXY"),
         ("all_proxy", "socks5h://127.0.0.1:9", "all_proxy"),
         ("NO_PROXY", "[::1", "NO_PROXY"),
+        ("NO_PROXY", "::1,fd00::/8", "NO_PROXY"),
         ("HTTP_PROXY", "nonsense", "HTTP_PROXY"),
         ("HTTPS_PROXY", "ftp://127.0.0.1:9", "HTTPS_PROXY"),
     ],
@@ -858,12 +873,12 @@ def test_a_proxy_that_is_down_is_named(server, command, told, monkeypatch, quick
 
 def test_what_no_proxy_lists_is_asked_without_one(server, command, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "::1,127.0.0.1,fd00::/8")
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
     write_problems(3)
     assert main(command()) == 0 and len(answered()) == 3
 
 
-# Read when modules are imported, so by a process of its own; 0 and 1 are both fair, a traceback not.
+# Read when modules are imported, so by a process of its own. The run may go on or be refused.
 VARIABLES = {
     "SSL_CERT_FILE": "/nonexistent",
     "SSL_CERT_DIR": "/nonexistent",
@@ -889,7 +904,8 @@ def test_no_variable_of_the_environment_leads_to_a_traceback(start):
             kept = len(read_jsonl(f"{name}.jsonl")) if Path(f"{name}.jsonl").exists() else 0
             assert (process.returncode, kept) in ((0, 3), (1, 0)), lines
             assert "Traceback" not in lines and out == "", lines
-            assert process.returncode == 0 or name in last_line(lines), lines
+            named = name in last_line(lines) or VARIABLES[name] in last_line(lines)
+            assert process.returncode == 0 or named, lines
 
 
 def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
@@ -928,7 +944,7 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, command):
             shown += os.read(ours, 10_000)
         except OSError:  # the other end is closed
             break
-        if not wide and b"20/60" in shown:
+        if not wide and re.search(rb"[2-4]\d/60", shown):
             wide, shown = shown, b""
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 50, 0, 0))
     assert process.wait(10) == 1
