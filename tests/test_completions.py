@@ -599,37 +599,43 @@ def test_pauses_never_undercut_retry_after(server, command, pauses):
 # --- if it stops: signals, kills and a full disk ---
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_within_2_seconds_with_requests_hanging(server, start, number, code):
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def ended_by_signals(processes) -> list[str]:
+    """Send each process a signal; what they tell once all have ended, within 2 seconds."""
+    began = time.monotonic()
+    for process, number in zip(processes, SIGNALS, strict=True):
+        process.send_signal(number)
+    assert [process.wait(10) for process in processes] == list(SIGNALS.values())
+    assert time.monotonic() - began < 2
+    assert [process.stdout.read() for process in processes] == ["", ""]
+    return [process.stderr.read() for process in processes]
+
+
+def test_a_signal_ends_within_2_seconds_with_requests_hanging(server, start):
     server.replies = lambda request: Reply(seconds=0 if request.prompt[8] == "1" else 30)
     write_problems(70)
-    process = start("--batch-size", 1, "--concurrent-batches", 64)
-    wait_for(lambda: len(server.requests) >= 64 and len(read_jsonl()) == 11)
-    began = time.monotonic()
-    process.send_signal(number)
-    assert process.wait(10) == code
-    assert time.monotonic() - began < 2
-    assert len(read_jsonl()) == 11
-    end = last_line(process.stderr.read())
-    assert "stopped by" in end and "run the same command again" in end
-    assert process.stdout.read() == ""
+    paths = [f"{number}.jsonl" for number in SIGNALS]
+    options = ("--batch-size", 1, "--concurrent-batches", 64)
+    processes = [start(*options, "--output-path", path) for path in paths]
+    wait_for(lambda: len(server.requests) >= 128)
+    wait_for(lambda: [len(read_jsonl(path)) for path in paths] == [11, 11])
+    for lines in ended_by_signals(processes):
+        end = last_line(lines)
+        assert "stopped by" in end and "run the same command again" in end
+    assert [len(read_jsonl(path)) for path in paths] == [11, 11]
 
 
 @pytest.mark.parametrize("moment", [0, 0.5, 1.2, 2])
 def test_a_signal_is_remembered_whatever_the_moment(server, start, moment):
     server.replies = lambda request: Reply(seconds=30)
     write_problems(70)
-    numbers = {signal.SIGINT: 130, signal.SIGTERM: 143}
-    processes = [start("--output-path", f"{number}.jsonl") for number in numbers]
-    wait_for(lambda: all(Path(f"{number}.jsonl").exists() for number in numbers))
+    paths = [f"{number}.jsonl" for number in SIGNALS]
+    processes = [start("--output-path", path) for path in paths]
+    wait_for(lambda: all(Path(path).exists() for path in paths))
     time.sleep(moment)  # while litellm is imported, or the requests hang
-    began = time.monotonic()
-    for process, number in zip(processes, numbers, strict=True):
-        process.send_signal(number)
-    assert [process.wait(10) for process in processes] == list(numbers.values())
-    assert time.monotonic() - began < 2
-    for process in processes:
-        lines = process.stderr.read()
+    for lines in ended_by_signals(processes):
         assert "stopped by" in last_line(lines) and "Traceback" not in lines
 
 

@@ -49,44 +49,48 @@ PROXY = "litellm_proxy/scripted"
 # --- passing: each is the first reply to a problem, and sent again it is answered ---
 
 RATE_LIMITS = {
-    "OpenAI": "Rate limit reached for gpt-4o in organization org-1 on requests per min (RPM): Limit "
-    "3, Used 3, Requested 1. Please try again in 20s. Visit https://platform.openai.com/account/"
-    "rate-limits to learn more. You can increase your rate limit by adding a payment method to your "
-    "account at https://platform.openai.com/account/billing.",
-    "Gemini": "You exceeded your current quota, please check your plan and billing details. For more "
-    "information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.\n* Quota "
-    "exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, "
-    "limit: 20, model: gemini-2.5-flash\nPlease retry in 34.587s.",
+    "OpenAI": "Rate limit reached for gpt-4o in organization org-1 on requests per min (RPM): "
+    "Limit 3, Used 3, Requested 1. Please try again in 20s. Visit "
+    "https://platform.openai.com/account/rate-limits to learn more. You can increase your rate "
+    "limit by adding a payment method to your account at "
+    "https://platform.openai.com/account/billing.",
+    "Gemini": "You exceeded your current quota, please check your plan and billing details. For "
+    "more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.\n"
+    "* Quota exceeded for metric: "
+    "generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 20, model: "
+    "gemini-2.5-flash\nPlease retry in 34.587s.",
     "Gemini in short": "Resource has been exhausted (e.g. check quota).",
-    "Vertex per minute": "Quota exceeded for aiplatform.googleapis.com/generate_content_requests_per_"
-    "minute_per_project_per_base_model with base model: gemini-pro. Please submit a quota increase "
-    "request.",
-    "Vertex": "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/"
-    "vertex-ai/docs/error-code-429 for more details.",
-    "Azure": "Requests to the ChatCompletions_Create Operation have exceeded token rate limit of your "
-    "current OpenAI S0 pricing tier. Please retry after 20 seconds. Please go here: https://aka.ms/oai"
-    "/quotaincrease if you would like to further increase the default rate limit. For Free Account "
-    "customers, upgrade to Pay as you Go here: https://aka.ms/429TrialUpgrade.",
-    "Groq per day": "Rate limit reached for model `x` in organization `org_1` on tokens per day (TPD): "
-    "Limit 100000, Used 99900, Requested 2000. Please try again in 27m21.6s. Need more tokens? Upgrade "
-    "to Dev Tier today at https://console.groq.com/settings/billing",
+    "Vertex per minute": "Quota exceeded for aiplatform.googleapis.com/generate_content_requests_"
+    "per_minute_per_project_per_base_model with base model: gemini-pro. Please submit a quota "
+    "increase request.",
+    "Vertex": "Resource exhausted. Please try again later. Please refer to "
+    "https://cloud.google.com/vertex-ai/docs/error-code-429 for more details.",
+    "Azure": "Requests to the ChatCompletions_Create Operation have exceeded token rate limit of "
+    "your current OpenAI S0 pricing tier. Please retry after 20 seconds. Please go here: "
+    "https://aka.ms/oai/quotaincrease if you would like to further increase the default rate "
+    "limit. For Free Account customers, upgrade to Pay as you Go here: "
+    "https://aka.ms/429TrialUpgrade.",
+    "Groq per day": "Rate limit reached for model `x` in organization `org_1` on tokens per day "
+    "(TPD): Limit 100000, Used 99900, Requested 2000. Please try again in 27m21.6s. Need more "
+    "tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing",
     "Anthropic": "This request would exceed the rate limit for your organization of 50,000 input "
-    "tokens per minute. Please reduce the prompt length or the maximum tokens requested, or try again "
-    "later. You may also contact sales to discuss your options for a rate limit increase.",
-    "Cohere": "You are using a Trial key, which is limited to 40 API calls / minute. You can continue "
-    "to use the Trial key for free or upgrade to a Production key with higher rate limits at "
-    "'https://dashboard.cohere.com/api-keys'.",
+    "tokens per minute. Please reduce the prompt length or the maximum tokens requested, or try "
+    "again later. You may also contact sales to discuss your options for a rate limit increase.",
+    "Cohere": "You are using a Trial key, which is limited to 40 API calls / minute. You can "
+    "continue to use the Trial key for free or upgrade to a Production key with higher rate "
+    "limits at 'https://dashboard.cohere.com/api-keys'.",
     "Moonshot": "Your account org-1<ak-1> request reached organization max RPM: 3, please try "
     "again after 1 seconds",
     "Zhipu": "您的账户已达到速率限制，请您控制请求频率",  # noqa: RUF001
     "SiliconFlow": "Request was rejected due to rate limiting. If you want more, please contact "
     "contact@siliconflow.cn. Details:TPM limit reached.",
-    "OpenRouter": "google/gemma-3:free is temporarily rate-limited upstream. Please retry shortly, or "
-    "add your own key to accumulate your rate limits: https://openrouter.ai/settings/integrations",
+    "OpenRouter": "google/gemma-3:free is temporarily rate-limited upstream. Please retry "
+    "shortly, or add your own key to accumulate your rate limits: "
+    "https://openrouter.ai/settings/integrations",
     "Bedrock": "Too many tokens, please wait before trying again.",
     "Mistral": "Service tier capacity exceeded for this model.",
-    "LiteLLM proxy": "No deployments available for selected model, Try again in 5 seconds. Passed "
-    "model=x. pre-call-checks=False, cooldown_list=[('1', {...})]",
+    "LiteLLM proxy": "No deployments available for selected model, Try again in 5 seconds. Passed"
+    " model=x. pre-call-checks=False, cooldown_list=[('1', {...})]",
 }
 HTML = {"Content-Type": "text/html"}
 EVERYWHERE = {
@@ -755,13 +759,14 @@ def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, pauses,
     assert "CERTIFICATE_VERIFY_FAILED" in end and "SSL_CERT_FILE" in end
 
 
-def test_a_certificate_can_be_trusted_by_ssl_cert_file(start):
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
+def test_a_certificate_can_be_trusted_by_ssl_cert_file(command, told, monkeypatch, model):
     Path("ca.pem").write_text(CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
+    monkeypatch.setenv("SSL_CERT_FILE", str(Path("ca.pem").resolve()))
     write_problems(3)
     with FakeLLM(tls=True) as server:
-        process = start(*at(server, OPENAI), SSL_CERT_FILE=str(Path("ca.pem").resolve()))
-        _, lines = process.communicate(timeout=60)
-    assert process.returncode == 0 and len(answered()) == 3, lines
+        assert main(command(*at(server, model))) == 0, told()
+    assert len(answered()) == 3
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
@@ -798,14 +803,18 @@ def full_at(server: FakeLLM, requests: int):
     server.replies = replies
 
 
-def test_a_soft_limit_of_open_files_is_raised(server, start):
+def test_a_soft_limit_of_open_files_is_raised(server, command, told):
+    resource = pytest.importorskip("resource")
     full_at(server, 300)
     write_problems(400)
-    options = ("--batch-size", 1, "--concurrent-batches", 300)
-    process = start(*options, shell='ulimit -Sn 256; exec "$0" "$@"')
-    _, lines = process.communicate(timeout=120)
-    assert process.returncode == 0, lines
-    assert len(answered()) == 400 == len(server.requests) and server.peak == 300
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/dev/fd")) + 100  # as the 256 of a shell on macOS
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        assert main(command("--batch-size", 1, "--concurrent-batches", 300)) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(answered()) == 400 == len(server.requests) and server.peak == 300, told()
 
 
 def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
@@ -879,33 +888,27 @@ def test_what_no_proxy_lists_is_asked_without_one(server, command, monkeypatch):
 
 
 # Read when modules are imported, so by a process of its own. The run may go on or be refused.
-VARIABLES = {
-    "SSL_CERT_FILE": "/nonexistent",
-    "SSL_CERT_DIR": "/nonexistent",
-    "TQDM_MININTERVAL": "abc",
-    "REQUEST_TIMEOUT": "abc",
-    "COLUMNS": "abc",
-    "LITELLM_LOG": "abc",
-    "PYTHONWARNINGS": "abc",
-    "HTTPX_LOG_LEVEL": "abc",
-}
+VARIABLES = ["SSL_CERT_FILE", "TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LOG"]
 
 
 def test_no_variable_of_the_environment_leads_to_a_traceback(start):
     write_problems(3)
-    names = list(VARIABLES)
-    for some in (names[:3], names[3:6], names[6:]):
-        processes = {
-            name: start("--output-path", f"{name}.jsonl", **{name: VARIABLES[name]})
-            for name in some
-        }
-        for name, process in processes.items():
-            out, lines = process.communicate(timeout=120)
-            kept = len(read_jsonl(f"{name}.jsonl")) if Path(f"{name}.jsonl").exists() else 0
-            assert (process.returncode, kept) in ((0, 3), (1, 0)), lines
-            assert "Traceback" not in lines and out == "", lines
-            named = name in last_line(lines) or VARIABLES[name] in last_line(lines)
-            assert process.returncode == 0 or named, lines
+    processes = [
+        start("--output-path", f"{name}.jsonl", **{name: "/no/sense"}) for name in VARIABLES
+    ]
+    for name, process in zip(VARIABLES, processes, strict=True):
+        out, lines = process.communicate(timeout=120)
+        kept = len(read_jsonl(f"{name}.jsonl")) if Path(f"{name}.jsonl").exists() else 0
+        assert (process.returncode, kept) in ((0, 3), (1, 0)), lines
+        assert "Traceback" not in lines and out == "", lines
+        named = name in last_line(lines) or "/no/sense" in last_line(lines)
+        assert process.returncode == 0 or named, lines
+
+
+def test_columns_that_are_no_number_do_no_harm(server, command, told, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "abc")
+    write_problems(3)
+    assert main(command()) == 0 and "3 of 3 answered" in told()
 
 
 def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
