@@ -7,23 +7,26 @@ from typing import NamedTuple
 # Reasoning stands in marks whose brackets differ from model to model; their name says what it is.
 THINKING = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|delib|cot))[\w:.-]+"
 BAR = "[|\uff5c]"
-TOKEN = re.compile(  # of a chat template, with the name of the part that it begins
-    rf"(?:<(?:{BAR}[\w\u2581/-]+{BAR}?|[\w/]+{BAR}|/?s|unused\d+|(?i:eo[st]|bos|(end|start)_?of\w+))>"
-    r"|\[/?INST\])(?:(?:assistant|model|user|final|answer)(?=\n|<|\Z))?"
-)
-OPENING = re.compile(
-    rf"(?i)\s*(?:(?P<tag>[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷])|(?P<part><{BAR}{THINKING}{BAR}?>"
-    rf"|<(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)|{TOKEN.pattern})"
+TOKEN = (  # of a chat template, with the name of the part that it begins
+    rf"(?:<(?:{BAR}[\w\u2581/-]+{BAR}?|[\w/]+{BAR}|/?s|unused\d+|eo[st]|bos|(?:end|start)_?of\w+)>"
+    r"|\[/?INST\])(?:(?:assistant|model|user|final|answer)(?=[\n<]|\Z))?"
 )
 CLOSE = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
-CLOSING = re.compile(rf"(?<![\"'`]){CLOSE}(?![\"'`])", re.I)
-LATER_MARK = re.compile(
-    rf"(?im)^[ \t]*(?:(?P<end>{CLOSE})|[<\[◁]{THINKING}[>\]▷])|(?P<last>{CLOSE})[ \t]*$"
+LATER_MARK = re.compile(rf"(?im)^[ \t]*(?:({CLOSE})|[<\[◁]{THINKING}[>\]▷])|({CLOSE})\s*$")
+ANSWER = r"[\w.:-]*(?:answer|code|solution|response|result|output|program|final)(?![\w.:-])"
+PARTS = re.compile(  # of a response, up to the one that is the answer, or to what follows them
+    rf"(?is)(?P<prose>[^<\[◁`]*)(?:(?(4)(?!))\s*(?:(?P<reasoning>"
+    rf"<(?:{BAR}{THINKING}{BAR}?>|(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)"
+    rf".*?(?:{TOKEN}|\Z)|[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷].*?(?<![\"'`]){CLOSE}(?![\"'`]))|{TOKEN}"
+    rf"|(?<!\w)[<\[◁](?!details|script|style)(?P<name>({ANSWER})|\w[\w.:-]*)(?:\s[^<>\]\n]*)?[>\]▷]"
+    r"(?!\s*<[\w!])(?P<inside>.*?)(?:(?<![\"'`])[<\[◁](?:/|end_)(?P=name)[>\]▷]|(?(4)\Z|(?!)))))*"
 )
+LONE_MARK = re.compile(r"(?m)(^)?[<\[◁]/(\w[\w.:-]*)[>\]▷](?(1)|\Z)")
 
 BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
+OPENING_FENCE = re.compile(r"[`~]+\s*\w[\w+#.-]*\s*$")
 NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
 SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
 DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties)$"
@@ -32,16 +35,13 @@ COMPLETE = re.compile(
     r"(?i)\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed"
     r"|fix(ed)?|corrected|correct (version|code|solution|program)|properly|rewritten)\b"
 )
-REPAIR = re.compile(  # anywhere before a block that is not the first
-    r"(?i)\b(wait|oops|hmm|mistake|wrong|incorrect|redo|let me fix|change (it|this) to|should be)\b"
-)
+REPAIR = re.compile(r"(?i)\b(wait|oops|hmm|mistake|wrong|incorrect|fix|change it to|should be)\b")
 BESIDE = re.compile(
     r"(?im)\b(general|basic) (syntax|form)|^[^\w\n]*(the )?(usage|tests?|syntax|template)[^\w\n]*$"
 )
 SAMPLE = re.compile(r"(?<![\w/.])(example|sample)\b(?!/)", re.I)
 QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", re.I | re.M)
 
-# What code looks like, in any language.
 KEYWORD = (
     r"(def|class|function|fn|func|fun|sub|module|program|import|from|using|#include|#lang|package|type"
     r"|public|export|template|const|let|var|local|print|echo|end|return|if|for|do|done|SELECT|WHERE)\b"
@@ -66,10 +66,6 @@ KIND_OF_LINE = re.compile(  # of a text without fences: space, boundary, prose, 
     rf"|(?P<p>{PROSE.pattern}|\s*([-*\u2013] |#{{2,6}} |File(name)?: |`\w+`\s*$|[A-Z]\w*[.!]\s*$))"
     r"|(?P<h>#\s)|(?P<c>)"
 )
-WRAPPED = re.compile(  # in <answer> or [CODE], but not markup
-    r"(?s)\A([<\[])(?!script|style)(\w[\w.:-]*)(?:\s[^<>\]\n]*)?([>\]])(?!\s*<)"
-    r"(?:(.*)\1/\2\3|(?<=>)(\n.*))\Z"
-)
 PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
 COMMAND = re.compile(
     r"[$%\s]*(sudo )?(pip3?|npm|npx|yarn|cargo|apt(-get)?|git|cd|mkdir|ls|tree|cat(?=[^|>]*$))\s"
@@ -85,8 +81,7 @@ class Block(NamedTuple):
 
     @property
     def announcement(self) -> str:
-        lines = reversed(self.before.split("\n"))
-        return next((line for line in lines if re.search(r"[^\W\d]", line)), "")
+        return (re.findall(r"(?m)^.*[^\W\d\n].*", self.before) or [""])[-1]
 
 
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
@@ -106,37 +101,43 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     blocks = fenced_blocks(text) or unfenced_blocks(text)
     if [block.tag for block in blocks] == ["markdown"]:  # some models wrap their whole answer
         blocks = fenced_blocks(blocks[0].text) or blocks
-    blocks = [block for block in blocks if not is_no_program(block, lang)]
+    blocks = [block for block in blocks if block.text and not is_no_program(block, lang)]
     return the_program(blocks, lang) if blocks else None
 
 
 def without_reasoning(text: str) -> str:
     """Cut the reasoning and the tokens around an answer; all of it, if the reasoning never ends."""
-    start = 0
-    while mark := OPENING.match(text, start):
-        if closing := {"tag": CLOSING, "part": TOKEN}.get(mark.lastgroup or ""):
-            mark = closing.search(text, mark.end())
-        if mark is None:
-            return ""
-        start = mark.end()
-    text = without_last_tokens(text[start:])
+    pieces = re.split(f"(?i)({TOKEN})", text)
+    while len(pieces) > 1 and not pieces[-1].strip():
+        del pieces[-2:]
+    text = the_answer("".join(pieces))
     marks = [*LATER_MARK.finditer(text)]
     if not marks or is_code(text[: marks[0].start()]):
         return text
     if any(LATER_MARK.search(block.text) for block in fenced_blocks(text)):
         return text  # a program names them
-    start = max((mark.end() for mark in marks if mark.lastgroup), default=0)
+    start = max((mark.end() for mark in marks if mark.lastindex), default=0)
     unclosed = (mark.start() for mark in marks if mark.start() >= start)
     return text[start : next(unclosed, None)]
 
 
-def without_last_tokens(text: str) -> str:
-    end = len(text)
-    for token in reversed([*TOKEN.finditer(text)]):
-        if text[token.end() : end].strip():
-            break
-        end = token.start()
-    return text[:end]
+def the_answer(text: str) -> str:
+    """What comes after the parts that begin a response, or else what stands in the last of them."""
+    parts = PARTS.match(text)
+    if parts is None or parts[0] == parts["prose"] or is_code(parts["prose"]):
+        return text
+    rest, inside = text[parts.end() :], parts["inside"] or ""
+    for answer in (inside, rest) if parts[4] else (rest, inside):
+        blocks = fenced_blocks(answer) or unfenced_blocks(answer)
+        if any(block.text[:1] != "<" and not re.match(ASIDE, block.tag) for block in blocks):
+            return answer
+    return rest if parts["reasoning"] else text
+
+
+def without_lone_marks(text: str) -> str:
+    """Cut the marks at a line's beginning or the text's end that close what has no opening mark."""
+    opened = set(re.findall(r"[<\[◁](\w[\w.:-]*)", text))
+    return LONE_MARK.sub(lambda m: m[0] if m[2] in opened else "", text.rstrip()).strip("\n")
 
 
 def fenced_blocks(text: str) -> list[Block]:
@@ -148,12 +149,12 @@ def fenced_blocks(text: str) -> list[Block]:
         if not (fence := FENCE.match(line) or FENCE_BEHIND_WORDS.match(line)):
             prose.append(line)
             continue
-        info = line[fence.end() :]
-        tag, *rest = re.split(r"[\s:{,]+", info.strip(), maxsplit=1)
-        code = next((code for code in (info, *rest) if CODE_ON_FENCE_LINE.match(code)), "")
+        info = line[fence.end() :].strip()
+        tag, *rest = re.split(r"[\s:{,]+", info, maxsplit=1)
+        code = next(filter(CODE_ON_FENCE_LINE.match, (info, *rest)), "")
         tag = "" if code == info else SAME_LANGUAGE.get(tag.lower(), tag.lower())
         before, prose = "\n".join([*prose, fence[1]]), []
-        if not tag and not blocks and "\n" in before.strip() and is_code(before):
+        if not tag and not blocks and re.match(r"\s*[^<\s].*\n\s*\S", before) and is_code(before):
             blocks.append(Block("?", before.strip()))  # it closes what has no opening fence
             continue
         text, closed = up_to_closing_fence(lines, fence)
@@ -172,34 +173,34 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
         line = re.sub(rf"([ \t]*>){{,{quotes}}}", "", line, count=1) if quotes else line
         start = line.lstrip(BLANK)
         if start.startswith(fence[2]) and len(line.removesuffix(start).expandtabs(4)) <= indent + 3:
-            depth += 1 if re.fullmatch(r"\w[\w+#.-]*", start.lstrip("`~").strip()) else -1
+            depth += 1 if OPENING_FENCE.match(start) else -1
         if not depth:
             break
         body.append(line)
     # Some models indent only the fence: what goes is what all lines share with it.
-    widths = (len(line) - len(line.lstrip()) for line in body if line.strip())
-    margin = min([indent, *widths]) if indent else 0
+    margin = min([indent, *(len(line) - len(line.lstrip()) for line in body if line.strip())])
     text = "\n".join(line[margin:] for line in body)
-    return text.removesuffix(fence[2]) if depth else text, not depth
+    return without_lone_marks(text.removesuffix(fence[2])) if depth else text, not depth
 
 
 def unfenced_blocks(text: str) -> list[Block]:
     """The whole text where it is code, or else its sections that are, without prose around them."""
-    text = WRAPPED.sub(r"\4\5", text.strip(BLANK + "\n")).strip("\n")
-    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "c", quoted[0]), text)
-    kinds = "".join([str(m.lastgroup) for m in map(KIND_OF_LINE.match, masked.split("\n")) if m])
+    text = without_lone_marks(text.strip(BLANK + "\n"))
+    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "c", quoted[0]), text).split("\n")
+    kind_of = {line: str(m.lastgroup) for line in set(masked) if (m := KIND_OF_LINE.match(line))}
+    kinds = "".join(kind_of[line] for line in masked)
     if not {kinds[0], kinds[-1]} & {"b", "p"} and is_code(text):
         return [Block("", text)]
     lines = text.split("\n")
     sections = re.finditer("h[hs]*(c([chps]*c)?h*)?|c([chps]*c)?h*", kinds)
-    codes = [WRAPPED.sub(r"\4\5", "\n".join(lines[slice(*part.span())])) for part in sections]
+    codes = ["\n".join(lines[slice(*part.span())]) for part in sections]
     return [Block("", code.strip("\n")) for code in codes if is_code(code)]
 
 
 def is_code(text: str) -> bool:
-    """Whether more than half of the lines look like code and none reads as a sentence."""
-    lines = QUOTED_TEXT.sub("", text).split("\n")
-    lines = [line for line in lines if line.strip() and not COMMENT.match(line)]
+    """Whether more than half of the different lines look like code and none reads as a sentence."""
+    lines = set(QUOTED_TEXT.sub("", text).split("\n"))
+    lines = {line for line in lines if line.strip() and not COMMENT.match(line)}
     looks = sum(1 for line in lines if CODE.match(line))
     return 2 * looks > len(lines) and not any(PROSE.match(line) for line in lines)
 
@@ -235,7 +236,6 @@ def the_program(blocks: list[Block], lang: str) -> str:
 def are_pieces(blocks: list[Block]) -> bool:
     """Whether each answers a question of its own, or the first holds the imports of the others."""
     imports, *others = (block.text for block in blocks)
-    if not others or all(QUESTION.search(block.before) for block in blocks):
-        return bool(others)
-    only_imports = all(IMPORT.match(line) for line in imports.split("\n") if line.strip())
-    return only_imports and not any(imports in text for text in others)
+    questions = all(QUESTION.search(block.before) for block in blocks)
+    header = all(IMPORT.match(line) for line in imports.split("\n") if line.strip())
+    return bool(others) and (questions or (header and not any(imports in t for t in others)))

@@ -83,6 +83,8 @@ PATCH = "--- a/area.r\n+++ b/area.r\n@@ -1 +1 @@\n-area <- 1\n+area <- function(
 ASSEMBLER = "//start\n\tmov x0, #1\n\tb.eq out\n\tbl next\nout:\n\tret"
 PAGE = "<html>\n<body>\n<p>Hello</p>\n</body>\n</html>"
 SCRIPT = "<script>\nlet x = 1;\n</script>"
+PARAGRAPHS = "<h1>A</h1>\n<ul>\n<li>x = 1</li>\n</ul>"
+DETAILS = f"<details>\n<summary>Area</summary>\n\n```\n{WHOLE}\n```\n</details>"
 RULER = "-" * 40
 WORDS = "It counts each of the words."
 
@@ -153,6 +155,12 @@ MARKS = [
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|im_start|>think", "<|im_start|>answer\n"),
 ]
+PARTS = [
+    ("<plan>", "</plan>"),
+    ('<Rationale lang="en">', "</Rationale>"),
+    ("[STEPS]", "[/STEPS]"),
+    ("<problem>P</problem><inner_voice>", "</inner_voice>"),
+]
 REASONING = [
     ("closed", lines("<think>", fenced("", "draft = 1"), "</think>", fenced("lua", LUA)), LUA),
     ("thinking", f"<thinking>Sort.</thinking>\n{PYTHON}", PYTHON),
@@ -161,6 +169,12 @@ REASONING = [
     *((mark, lines(mark, fenced("", DRAFT), end, fenced("", AREA)), AREA) for mark, end in MARKS),
     *((f"{mark}, no fence", f"{mark}\nSort it.{end}{AREA}", AREA) for mark, end in MARKS),
     *((f"{mark}, not closed", lines(mark, fenced("", DRAFT)), None) for mark, _ in MARKS),
+    *((mark, lines(mark, fenced("", DRAFT), end, fenced("", AREA)), AREA) for mark, end in PARTS),
+    *((f"{mark}, no fence", f"{mark}\nSort it.{end}{AREA}", AREA) for mark, end in PARTS),
+    ("after words", lines("Sure.", "<plan>", fenced("", DRAFT), "</plan>", AREA), AREA),
+    ("then an answer in marks", f"<plan>Sort.</plan>[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
+    ("markup is no reasoning", PARAGRAPHS, PARAGRAPHS),
+    ("nor are details", lines(DETAILS, fenced("", "area(2)")), WHOLE),
     ("twice", lines("<think>a</think>Wait.", "<think>", fenced("", DRAFT), "</think>", AREA), AREA),
     ("the second not closed", lines("<think>a</think>", "Wait.", "<think>", AREA), None),
     ("attributes", f'<think effort="low">So.</think>{AREA}', AREA),
@@ -275,6 +289,13 @@ LEFT_OVERS = [
     ("answer, cut off", f"<answer>\n{AREA}", AREA),
     ("answer with a fence", f"<answer>\n{fenced('py', AREA)}\n</answer>", AREA),
     ("code in prose", lines("Here it is:", f"<code>\n{AREA}\n</code>", "It is an area."), AREA),
+    ("answer, then words", lines(f"<answer>\n{AREA}\n</answer>", "", WORDS), AREA),
+    ("answer, then its use", lines(f"<answer>{AREA}</answer>", fenced("bash", "ls")), AREA),
+    ("answer, then more", lines("<code>", fenced("", DRAFT), "</code>", fenced("", WHOLE)), DRAFT),
+    ("only the closing mark", f"{AREA}\n</answer>", AREA),
+    ("closing mark behind a line", f"{AREA}</code>", AREA),
+    ("closing mark before it", f"</solution>\n{AREA}", AREA),
+    ("closing mark in a cut off block", f"<answer>\n```\n{AREA}\n[/ANSWER]", AREA),
     ("brackets", f"[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
     ("a script element stays", SCRIPT, SCRIPT),
     *((f"{token} at the end", AREA + token, AREA) for token in TOKENS),
@@ -361,7 +382,6 @@ def test_every_line_of_a_program_stood_in_the_response(response, lang):
 # Used at the start of a line, or of the text, only; all other expressions are searched for.
 MATCHED = {
     *(
-        "BOUNDARY",
         "CODE",
         "CODE_ON_FENCE_LINE",
         "COMMAND",
@@ -369,7 +389,7 @@ MATCHED = {
         "FENCE",
         "FENCE_BEHIND_WORDS",
     ),
-    *("IMPORT", "OPENING", "PLACEHOLDER", "PROSE", "KIND_OF_LINE", "WRAPPED"),
+    *("IMPORT", "OPENING_FENCE", "PARTS", "PLACEHOLDER", "PROSE", "KIND_OF_LINE"),
 }
 EXPRESSIONS = {
     name: value.match if name in MATCHED else value.search
@@ -378,8 +398,9 @@ EXPRESSIONS = {
 }
 FENCE_UNITS = ["`", "~", "``` ", "```\n", "~~~\n", "> ", "- "]
 TEXT_UNITS = [" ", "\n", "a", "a\n", "A b ", "A:\n", "é", "**", "Q1.\n", "# a\n", "# a\n\n"]
-MARK_UNITS = ["<", "</", "<a>", "<|", "<think>", "</think>", "think", "</s>"]
-CODE_UNITS = ["(", "= ", '"""', ";", "let x ", "import a\n"]
+MARK_UNITS = ["<", "</", "<a>", "<a>a</a>", "[a]", "[/", "<|", "<|a|>", "<|think|>"]
+MARK_UNITS += ["<think>", "</think>", "think", "</s>", "</a>\n", "<answer>", "answer"]
+CODE_UNITS = ["(", "= ", '"""', '"""\n', "/*\n", ";", "let x ", "def \n", "import a\n"]
 UNITS = FENCE_UNITS + TEXT_UNITS + MARK_UNITS + CODE_UNITS
 FRAMES = ["x{}", "```py\n{}\n```\nx\n{}```", "<{}", "<a>{}</a>", "```{}`", '"""{}x']
 
