@@ -15,11 +15,12 @@ CLOSE = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
 LATER_MARK = re.compile(rf"(?im)^[ \t]*(?:({CLOSE})|[<\[◁]{THINKING}[>\]▷])|({CLOSE})\s*$")
 ANSWER = r"[\w.:-]*(?:answer|code|solution|response|result|output|program|final)(?![\w.:-])"
 PARTS = re.compile(  # of a response, up to the one that is the answer, or to what follows them
-    rf"(?is)(?P<prose>[^<\[◁`]*)(?:(?(4)(?!))\s*(?:(?P<reasoning>"
-    rf"<(?:{BAR}{THINKING}{BAR}?>|(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?)"
-    rf".*?(?:{TOKEN}|\Z)|[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷].*?(?<![\"'`]){CLOSE}(?![\"'`]))|{TOKEN}"
-    rf"|(?<!\w)[<\[◁](?!details|script|style)(?P<name>({ANSWER})|\w[\w.:-]*)(?:\s[^<>\]\n]*)?[>\]▷]"
-    r"(?!\s*<[\w!])(?P<inside>.*?)(?:(?<![\"'`])[<\[◁](?:/|end_)(?P=name)[>\]▷]|(?(4)\Z|(?!)))))*"
+    rf"(?is)(?P<prose>[^<\[◁`]*)(?:(?(4)(?!))\s*(?:(?P<reasoning><(?:{BAR}{THINKING}{BAR}?>"
+    rf"|(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?).*?(?:{TOKEN}|\Z)"
+    rf"|[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷].*?(?<![\"'`]){CLOSE}(?![\"'`]))|{TOKEN}"
+    rf"|<{ANSWER}>(?=\s*<\w)|(?<!\w)[<\[◁](?!details|script|style)(?P<name>({ANSWER})|\w[\w.:-]*)"
+    r"(?:\s[^<>\]\n]*)?[>\]▷](?!\s*<[\w!])(?P<inside>.*?)"
+    r"(?:(?<![\"'`])[<\[◁](?:/|end_)(?P=name)[>\]▷]|(?(4)\Z|(?!)))))*"
 )
 LONE_MARK = re.compile(r"(?m)(^)?[<\[◁]/(\w[\w.:-]*)[>\]▷](?(1)|\Z)")
 
@@ -222,14 +223,13 @@ def the_program(blocks: list[Block], lang: str) -> str:
     blocks = [b for b in blocks if not re.match(ASIDE, b.tag) or b.text.startswith("#!")] or blocks
     if are_pieces(blocks):
         return "\n\n".join(b.text for b in blocks)
-    blocks = [b for b in blocks if b.tag] or blocks
+    blocks = [b for b in blocks if b.tag] or [b for b in blocks if is_code(b.text)] or blocks
     blocks = [b for b in blocks if not BESIDE.search(b.before)] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
-    size = len(longest.text)
-    blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= size]
+    blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= len(longest.text)]
     blocks = [b for b in blocks if b is longest or f"{b.text}\n" not in f"{longest.text}\n"]
     later = [b for b in blocks if COMPLETE.search(b.announcement) or REPAIR.search(b.before)]
-    later = [b for b in later if 5 * len(b.text) >= 4 * size]
+    later = [b for b in later if 5 * len(b.text) >= 4 * len(longest.text)]
     return (later[-1:] or blocks)[0].text
 
 

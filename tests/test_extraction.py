@@ -85,6 +85,14 @@ PAGE = "<html>\n<body>\n<p>Hello</p>\n</body>\n</html>"
 SCRIPT = "<script>\nlet x = 1;\n</script>"
 PARAGRAPHS = "<h1>A</h1>\n<ul>\n<li>x = 1</li>\n</ul>"
 DETAILS = f"<details>\n<summary>Area</summary>\n\n```\n{WHOLE}\n```\n</details>"
+NESTED_MARKS = f"<response>\n<explanation>Pi.</explanation>\n<code>\n{AREA}\n</code>\n</response>"
+HARMONY = (
+    f"<|channel|>analysis<|message|>Try {DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>"
+)
+ARTIFACT = f'<antArtifact identifier="area" language="python">\n{AREA}\n</antArtifact>'
+TOOL_CALL = '<tool_call>\n{"name": "write"}\n</tool_call>'
+SAMPLES = "Input: [1, 1, 2]\nOutput: [1, 2]"
+FENCE_IN_STRING = 'text = "```"\nprint("python" + text)'
 RULER = "-" * 40
 WORDS = "It counts each of the words."
 
@@ -115,6 +123,7 @@ ONE_BLOCK = [
     ("attributes on the fence line", f'```python title="a.py"\n{PYTHON}\n```', PYTHON),
     ("tildes", fenced("julia", JULIA, "~~~"), JULIA),
     ("a longer fence", fenced("python", QUOTES, "````"), QUOTES),
+    ("a fence in a string in it", fenced("python", FENCE_IN_STRING), FENCE_IN_STRING),
     ("an indented fence in it", fenced("python", NESTED), NESTED),
     ("a fence behind a tab in it", fenced("go", TABBED), TABBED),
     ("a quoted fence in it", fenced("go", TABBED.replace("\t", "> ")), TABBED.replace("\t", "> ")),
@@ -175,6 +184,11 @@ REASONING = [
     ("then an answer in marks", f"<plan>Sort.</plan>[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
     ("markup is no reasoning", PARAGRAPHS, PARAGRAPHS),
     ("nor are details", lines(DETAILS, fenced("", "area(2)")), WHOLE),
+    ("two in each other", f"<thinking>a<reflection>b</reflection></thinking>{AREA}", AREA),
+    ("harmony", f"{HARMONY}So:\n{fenced('py', AREA)}<|return|>", AREA),
+    ("empty", f"<think>\n\n</think>\n\n{fenced('lua', LUA)}", LUA),
+    ("a call of a tool", lines(TOOL_CALL, "", fenced("lua", LUA)), LUA),
+    ("a leak without marks", lines("thought", "I count them.", "", fenced("lua", LUA)), LUA),
     ("twice", lines("<think>a</think>Wait.", "<think>", fenced("", DRAFT), "</think>", AREA), AREA),
     ("the second not closed", lines("<think>a</think>", "Wait.", "<think>", AREA), None),
     ("attributes", f'<think effort="low">So.</think>{AREA}', AREA),
@@ -205,6 +219,14 @@ SEVERAL_BLOCKS = [
     ("small, then large", lines(fenced("r", "f <- function() 1"), fenced("r", R * 2)), R * 2),
     ("pieces, then the whole", lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
     ("imports, then pieces", lines(*(fenced("", x) for x in (IMPORT, AREA, VOLUME))), JOINED),
+    ("samples first", lines("From", fenced("", SAMPLES), "we get", fenced("", SQL)), SQL),
+    ("tests by file", lines("a.py", fenced("py", WHOLE), "t.py", fenced("py", TESTS[:50])), WHOLE),
+    ("three times", lines(*[fenced("lua", LUA)] * 3), LUA),
+    (
+        "cells",
+        lines("Cell 1", fenced("", IMPORT), "Cell 2", fenced("", AREA)),
+        f"{IMPORT}\n\n{AREA}",
+    ),
     ("its repair", lines(fenced("", DRAFT), "Wait, pi is missing. So:", fenced("", AREA)), AREA),
     ("the given code", lines(fenced("", DRAFT), "To fix it, use pi:", fenced("", AREA)), AREA),
     ("repair, said before", lines(fenced("", DRAFT), "A mistake.", "So:", fenced("", AREA)), AREA),
@@ -226,6 +248,7 @@ SEVERAL_BLOCKS = [
 NO_PROGRAM = [
     ("nothing", "", None),
     ("refusal", "I'm sorry, but I can't help with that.", None),
+    ("code spans in a list", "- Use `xs.sort()` to sort.\n- Use `sorted(xs)` for a copy.", None),
     ("code spans only", "Use `sorted(xs)` and take `[-1]`.", None),
     ("empty block", "Here:\n```python\n```", None),
     ("lone install command", fenced("bash", "# once:\n$ pip install requests"), None),
@@ -292,6 +315,10 @@ LEFT_OVERS = [
     ("answer, then words", lines(f"<answer>\n{AREA}\n</answer>", "", WORDS), AREA),
     ("answer, then its use", lines(f"<answer>{AREA}</answer>", fenced("bash", "ls")), AREA),
     ("answer, then more", lines("<code>", fenced("", DRAFT), "</code>", fenced("", WHOLE)), DRAFT),
+    ("code in a response", NESTED_MARKS, AREA),
+    ("artifact", lines(ARTIFACT, "", "It is an area."), AREA),
+    ("explanation, then code", f"<why>\nPi.\n</why>\n<code>\n{AREA}\n</code>", AREA),
+    ("in a box", f"<|begin_of_box|>{fenced('py', AREA)}<|end_of_box|>", AREA),
     ("only the closing mark", f"{AREA}\n</answer>", AREA),
     ("closing mark behind a line", f"{AREA}</code>", AREA),
     ("closing mark before it", f"</solution>\n{AREA}", AREA),
