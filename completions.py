@@ -537,22 +537,20 @@ class Masked:
         self.secrets: set[str] = set()  # found by the name they stand under, whatever they are
         self.settings(named)
 
-    def settings(self, value: Any) -> Any:
-        """A copy of a JSON value with *** under the names of secrets, and in addresses.
+    def settings(self, value: Any, name: str = "") -> Any:
+        """A copy of a JSON value with *** for secrets, all headers among them, and in addresses.
 
-        All headers count as secret. What stood there is hidden in every text from now on.
+        What stood there is hidden in every text from now on.
         """
-
-        def hide(pairs: list[tuple[str, Any]]) -> dict:
-            for name, inner in pairs:
-                if SECRET.search(name) and inner not in (None, ""):
-                    found = inner.values() if isinstance(inner, dict) else [inner]
-                    self.secrets |= {part for x in found for part in (str(x), *str(x).split()[-1:])}
-            return {name: "***" if SECRET.search(name) and v else v for name, v in pairs}
-
-        hidden = json.dumps(json.loads(json.dumps(value), object_pairs_hook=hide))
-        texts = re.compile(r'"(?:[^"\\]|\\.)*"')
-        return json.loads(texts.sub(lambda m: json.dumps(self.text(json.loads(m[0]))), hidden))
+        if isinstance(value, list):
+            return [self.settings(inner, name) for inner in value]
+        if isinstance(value, dict):
+            secret = bool(SECRET.search(name))
+            return {key: self.settings(v, name if secret else key) for key, v in value.items()}
+        if SECRET.search(name) and value not in (None, ""):
+            self.secrets |= {str(value), *str(value).split()[-1:]}
+            return "***"
+        return self.text(value) if isinstance(value, str) else value
 
     def text(self, text: str) -> str:
         """The text with *** for keys, and for user, password and query of addresses."""
@@ -679,16 +677,14 @@ class Failure:
         self.problem, (*chain, last) = problem, causes(error)
         cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
         text, status = str(cause or last), cause.status if cause else "local"
-        prompt = problem[options.prompt_column]  # it may be echoed, and speak of a balance
-        for echo in (prompt, json.dumps(prompt)[1:-1], repr(prompt)[1:-1]):
-            text = text.replace(echo, "")
+        text = without_echo(text, problem[options.prompt_column])
         self.text = re.sub(r"(?<!\.)\.$", "", one_line(text or type(last).__name__))
         # So may an address; and a body of some MB is too long to search.
         signature = re.sub(r"\w+://\S+|_", " ", f"{status} {' '.join(text[:2000].split())}")
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         label, self.concerns, _, repair = row
         self.kind = f"{status} {label}" if cause and status else label
-        given = ", ".join(f"{name}={value}" for name, value in options.param.items())
+        given = one_line(", ".join(f"{name}={value}" for name, value in options.param.items()))
         self.repair = repair.format(param=f" (given: {given})" if given else "")
         self.retry_after = retry_after(cause.headers, text) if cause else 0.0
         self.unreachable = label == "no connection"
@@ -699,6 +695,18 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
+
+
+def without_echo(text: str, prompt: str) -> str:
+    """The text without what it echoes of the prompt, whole or cut: that may speak of a balance."""
+    words, sent = (re.sub(r"\\+[nrt]", " ", t[:10_000]).split() for t in (text, prompt))
+    plain = [re.sub(r"\W", "", word) for word in words]
+    prompt = " ".join(re.sub(r"\W", "", word) for word in sent)
+    echoed: set[int] = set()
+    for n in range(len(words) - 3):
+        if " ".join(plain[n : n + 4]) in prompt:
+            echoed.update(range(n, n + 4))
+    return " ".join(word for n, word in enumerate(words) if n not in echoed) if echoed else text
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -735,16 +743,16 @@ def retry_after(headers: Any, text: str) -> float:
 
     A LiteLLM proxy passes the header on as llm_provider-retry-after.
     """
-    value = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
+    asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), None)
     seconds = 0.0
-    if (said := AFTER.search(text[:2000])) and not value:
-        unit = said[2].lower()
-        milli = re.match("ms|mil", unit)
-        seconds = float(said[1]) * (0.001 if milli else {"s": 1, "m": 60, "h": 3600}[unit[0]])
-    with suppress(ValueError, OverflowError):
-        seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    with suppress(ValueError):
-        seconds = float(value)
+    if asked:
+        with suppress(ValueError, OverflowError):
+            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+        with suppress(ValueError):
+            seconds = float(asked)
+    elif said := AFTER.search(text[:2000]):
+        milli, unit = re.match("(?i)ms|mil", said[2]), said[2][0].lower()
+        seconds = float(said[1]) * (0.001 if milli else {"s": 1, "m": 60, "h": 3600}[unit])
     return min(max(0.0, seconds), 1e9)
 
 
@@ -1226,6 +1234,11 @@ def check(options: argparse.Namespace):
             raise CompletionsError(f"{name} cannot be {value!r}") from None
     if options.prompt_column in OURS:
         raise CompletionsError(f"--prompt-column cannot be {options.prompt_column}: it is written")
+    for name, value in options.param.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise CompletionsError(f"--param {name} cannot be {value!r} in JSON") from None
     if options.num_samples > 1 and "seed" in options.param:
         raise CompletionsError("with seed all samples of a problem are the same: leave it out")
     if options.model.startswith(("vllm/", "aiohttp_openai/")) and options.concurrent_batches > 1:

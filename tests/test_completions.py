@@ -848,6 +848,7 @@ def test_main_with_args_raises_what_ends_a_run(server):
         ("timeout", 0),
         ("max_retries", -1),
         ("prompt_column", "response"),
+        ("param", {"seed": float("nan")}),
     ],
 )
 def test_main_with_args_refuses_what_the_command_line_does(server, name, value):

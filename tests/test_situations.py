@@ -712,7 +712,6 @@ def test_a_cut_off_answer_says_whether_max_tokens_or_the_context_was_short(
     [
         ("extra_body=[1]", "extra_body"),
         ("extra_headers=abc", "extra_headers"),
-        ("seed=1e999", "seed"),
         ("api_base=127.0.0.1:8000/v1", "127.0.0.1:8000"),
         ("api_base=localhost/v1", "localhost/v1"),
     ],
@@ -725,6 +724,13 @@ def test_a_value_that_cannot_be_sent_is_named_at_once(
     end = last_line(told())
     assert says in end and "500" not in end and "server up" not in end
     assert server.requests == [] and pauses == []
+
+
+def test_a_number_that_json_cannot_hold_is_refused_as_usage(command, told):
+    write_problems(1)
+    with pytest.raises(SystemExit) as stop:
+        main(command("--param", "seed=1e999"))
+    assert stop.value.code == 2 and "seed cannot be inf" in told()
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
