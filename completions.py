@@ -684,8 +684,8 @@ class Failure:
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         label, self.concerns, _, repair = row
         self.kind = f"{status} {label}" if cause and status else label
-        given = one_line(", ".join(f"{name}={value}" for name, value in options.param.items()))
-        self.repair = repair.format(param=f" (given: {given})" if given else "")
+        given = ", ".join(f"{name}={value}" for name, value in options.param.items())
+        self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
         self.retry_after = retry_after(cause.headers, text) if cause else 0.0
         self.unreachable = label == "no connection"
         self.per_minute = label == "rate limit" and not self.retry_after
@@ -784,8 +784,11 @@ class Transport:
         import httpx
         from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self.client = httpx.Client(verify=get_ssl_configuration(), limits=limits)
+        # Each is used by one thread at a time: a pool that many share looks at all its connections
+        # for each request, and now and then closes one as stale just when another thread took it.
+        security = get_ssl_configuration()
+        self.client = lambda: httpx.Client(verify=security)
+        self.idle = [self.client()]
         self.httpx, self.options = httpx, options
         self.lost = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError)
 
@@ -808,14 +811,19 @@ class Transport:
     def exchange(self, request: Any) -> tuple[Any, bytes]:
         """Send a request; return the response and its body, in 3 times --timeout as a whole."""
         end, body = time.monotonic() + 3 * self.options.timeout, bytearray()
-        response = self.client.send(request, stream=True)
         try:
+            client = self.idle.pop()
+        except IndexError:
+            client = self.client()
+        try:
+            response = client.send(request, stream=True)
             for piece in response.iter_bytes():
                 body += piece
                 if time.monotonic() > end:
+                    response.close()
                     raise self.httpx.ReadTimeout("no whole answer in three times --timeout")
         finally:
-            response.close()
+            self.idle.append(client)
         return response, bytes(body)
 
     def close(self):
