@@ -419,18 +419,20 @@ class Run:
         look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
         bar = tqdm(total=wanted, disable=not terminal, **look)
 
-        def show():
-            while not over.wait(0.5 if terminal else 60):
-                bar.n = wanted - self.missing
-                bar.set_description_str(self.state()) if terminal else notify(self.state())
+        def draw():
+            bar.n = wanted - self.missing
+            bar.set_description_str(self.state())
 
-        threading.Thread(target=show, daemon=True).start()
+        def keep_drawing():
+            while not over.wait(0.5 if terminal else 60):
+                draw() if terminal else notify(self.state())
+
+        threading.Thread(target=keep_drawing, daemon=True).start()
         try:
             yield
         finally:
             over.set()
-            bar.n = wanted - self.missing
-            bar.set_description_str(self.state())
+            draw()
             bar.close()
             with suppress(OSError):  # what stops a run may bar that too, and is told already
                 self.save(finished=not self.missing)
@@ -719,15 +721,14 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def readable(body: str) -> str:
     """The texts in an error's JSON, whatever its form; else the body without its HTML tags."""
 
-    def texts(value: Any) -> Iterator[str]:
-        if isinstance(value, dict | list):
-            for inner in value.values() if isinstance(value, dict) else value:
-                yield from texts(inner)
-        elif isinstance(value, str) and value:
-            yield value
+    def texts(value: Any) -> list[str]:
+        if isinstance(value, str):
+            return [value]
+        inner = value.values() if isinstance(value, dict) else value
+        return [t for v in inner for t in texts(v)] if isinstance(value, dict | list) else []
 
     try:
-        return ", ".join(dict.fromkeys(texts(json.loads(body)))) or body
+        return ", ".join(filter(None, dict.fromkeys(texts(json.loads(body))))) or body
     except (ValueError, RecursionError):
         return re.sub(r"<[^<>]*>", " ", body[:2000])
 
