@@ -5,72 +5,71 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # Reasoning stands in marks whose brackets differ from model to model; their name says what it is.
-THINKING = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|delib|cot))[\w:.-]+"
+THINKING = r"(?=[\w:.-]*(?:think|thought|reason|analysis|scratch|monologue))[\w:.-]+"
 BAR = "[|\uff5c]"
-TOKEN = (  # of a chat template, with the name of the part that it begins
-    rf"(?:<(?:{BAR}[\w\u2581/-]+{BAR}?|[\w/]+{BAR}|/?s|unused\d+|eo[st]|bos|(?:end|start)_?of\w+)>"
-    r"|\[/?INST\])(?:(?:assistant|model|user|final|answer)(?=[\n<]|\Z))?"
+CLOSING = rf"(?<![\"'`])[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷](?![\"'`])"
+# A token of a chat template, with the name of the part that it begins: <|im_start|>assistant, </s>
+ROLE = r"(?:(?:assistant|model|user|final|answer)\b)?"
+TOKEN = rf"<(?:{BAR}[^\s<>]+|\w+{BAR}|/?s|eos|unused\d+|\w+_of_turn)>{ROLE}"
+# What ends or begins reasoning: </think> and <think> at an end of a line, <|channel|>analysis.
+REASONING_MARK = re.compile(
+    rf"(?im)^[ \t]*{CLOSING}|{CLOSING}[ \t]*$"
+    rf"|^[ \t]*(?P<opening>[<\[◁]{BAR}?{THINKING}{BAR}?[>\]▷])"
+    rf"|(?P<channel>{TOKEN}{THINKING}\s*(?:<{BAR}message{BAR}>)?)"
 )
-CLOSE = rf"[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷]"
-LATER_MARK = re.compile(rf"(?im)^[ \t]*(?:({CLOSE})|[<\[◁]{THINKING}[>\]▷])|({CLOSE})\s*$")
-ANSWER = r"[\w.:-]*(?:answer|code|solution|response|result|output|program|final)(?![\w.:-])"
-PARTS = re.compile(  # of a response, up to the one that is the answer, or to what follows them
-    rf"(?is)(?P<prose>[^<\[◁`]*)(?:(?(4)(?!))\s*(?:(?P<reasoning><(?:{BAR}{THINKING}{BAR}?>"
-    rf"|(?:{BAR}\w+{BAR}?|unused\d+)>{THINKING}\s*(?:<{BAR}\w+{BAR}>)?).*?(?:{TOKEN}|\Z)"
-    rf"|[<\[◁]{THINKING}(?:\s[^<>\n]*)?[>\]▷].*?(?<![\"'`]){CLOSE}(?![\"'`]))|{TOKEN}"
-    rf"|<{ANSWER}>(?=\s*<\w)|(?<!\w)[<\[◁](?!details|script|style)(?P<name>({ANSWER})|\w[\w.:-]*)"
-    r"(?:\s[^<>\]\n]*)?[>\]▷](?!\s*<[\w!])(?P<inside>.*?)"
-    r"(?:(?<![\"'`])[<\[◁](?:/|end_)(?P=name)[>\]▷]|(?(4)\Z|(?!)))))*"
+# Other named parts: <plan>...</plan>, [PYTHON]...[/PYTHON], <response><code>...</code></response>
+ANSWER = r"[\w.:-]*(?:answer|code|solution|response|output)"
+PART = re.compile(
+    rf"(?is)(?:\s*<{ANSWER}>(?=\s*<\w))*"
+    r"\s*[<\[◁](?!script|style)(?P<name>\w[\w.:-]*)(?:\s[^<>\]\n]*)?[>\]▷](?!\s*<\w)"
+    r"(?P<inside>.*?)[<\[◁]/(?P=name)[>\]▷]"
 )
-LONE_MARK = re.compile(r"(?m)(^)?[<\[◁]/(\w[\w.:-]*)[>\]▷](?(1)|\Z)")
-
-BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u2060\ufeff"  # some have no width
+# A mark at the beginning or the end, that may have lost its partner.
+OUTER_MARK = re.compile(
+    rf"(?i)(?:\A\s*[<\[◁](?=/|{ANSWER}\W)|[<\[◁](?=/[\w.:-]+[>\]▷]\s*\Z))/?([\w.:-]+)[>\]▷]"
+)
+BLANK = " \t\xa0\u200b\ufeff"  # some have no width
+# A fence behind quote or list marks, and one at the end of a sentence.
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
-OPENING_FENCE = re.compile(r"[`~]+\s*\w[\w+#.-]*\s*$")
 NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
 SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
-DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties)$"
-ASIDE = rf"(bash|zsh|console|powershell|cmd|markdown|mermaid|html|css|dockerfile|makefile)$|{DATA}"
-COMPLETE = re.compile(
-    r"(?i)\b(completed?|full|final|whole|entire|together|updated|revised|improved|optimi[sz]ed"
-    r"|fix(ed)?|corrected|correct (version|code|solution|program)|properly|rewritten)\b"
-)
-REPAIR = re.compile(r"(?i)\b(wait|oops|hmm|mistake|wrong|incorrect|fix|change it to|should be)\b")
+# Tags of blocks that are the program only where there is no other.
+DATA = r"(te?xt|output|json|ya?ml|toml|xml|csv|ini|env|properties)$"
+ASIDE = rf"(bash|html|css|dockerfile|makefile)$|{DATA}"
+# What is said before a block that is the whole program, or the corrected one.
+COMPLETE = re.compile(r"(?i)\b(completed?|full|final|fixed|\w+ed (\w+ )?(version|code))\b")
+REPAIR = re.compile(r"(?i)\b(wait|oops|mistake|wrong|incorrect|fix|should be)\b")
+# What stands above a block that is not the program.
 BESIDE = re.compile(
-    r"(?im)\b(general|basic) (syntax|form)|^[^\w\n]*(the )?(usage|tests?|syntax|template)[^\w\n]*$"
+    r"(?im)\bgeneral (syntax|form)|^[^\w\n]*(\w+ )?(usage|tests?|examples?|syntax)( \w+)?[^\w\n]*$"
 )
-SAMPLE = re.compile(r"(?<![\w/.])(example|sample)\b(?!/)", re.I)
-QUESTION = re.compile(r"^[^\w\n]*(q|question|part|exercise|problem|task) ?\d", re.I | re.M)
-
+QUESTION = re.compile(r"(?im)^[^\w\n]*(q(uestion)?|part|problem|task) ?\d")
+# A line of code is indented, holds signs, or begins with one of these words.
 KEYWORD = (
-    r"(def|class|function|fn|func|fun|sub|module|program|import|from|using|#include|#lang|package|type"
-    r"|public|export|template|const|let|var|local|print|echo|end|return|if|for|do|done|SELECT|WHERE)\b"
+    r"(def|class|function|func|module|import|from|using|#include|package|public|const|let|var|local"
+    r"|return|if|for|do|done|end|SELECT|WHERE)\b"
 )
-CODE_ON_FENCE_LINE = re.compile(KEYWORD + r"[ (]*[\w<\"'{]")
-CODE = re.compile(
-    r"\t|\s{2,}\S|.*[;{}(\[=\\]\s*$|[a-z_.]\w*:$"
-    r"|\s*([{}()\[\]\\]|<[\w!/?]|[\w.:]+(\(|\s*(<-|[-+*/]?=))|" + KEYWORD + ")"
-)
+CODE = re.compile(r"\t|  |\(|.*([;{}=<>$\"|]|\w[(\[])|" + KEYWORD)
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 IMPORT = re.compile(r"\s*(import|from|using|#include|require|library|use|package|open)\b")
 # Docstrings and block comments hold sentences; one that is never closed ends with the text.
 QUOTED_TEXT = re.compile(
     r"(?sm)(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
 )
+# A numbered item, a title, or a sentence: a capital, and a stop or three small words in a row.
 PROSE = re.compile(
-    r" {,3}(`{3}|\d+[.)] |• |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*([A-Z][a-z'-][\w'*`-]*|[AI])[,:]?"
-    r"(( \S+){2,}[.:!?]\)?[*`]*\s*$|( [a-z][\w'`,-]*){4})))"
+    r" {,3}(\d+[.)] |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*[^\W\da-z_]([^\W\dA-Z_]|['\s])"
+    r"(.* \S+[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})))"
 )
-KIND_OF_LINE = re.compile(  # of a text without fences: space, boundary, prose, heading or code
-    r"(?P<s>\s*$)|(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$)"
-    rf"|(?P<p>{PROSE.pattern}|\s*([-*\u2013] |#{{2,6}} |File(name)?: |`\w+`\s*$|[A-Z]\w*[.!]\s*$))"
-    r"|(?P<h>#\s)|(?P<c>)"
+KIND_OF_LINE = re.compile(  # in a text without fences: space, heading, boundary, prose or code
+    r"(?P<s>\s*$)|(?P<h>#\s)"
+    r"|(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$)"
+    rf"|(?P<p>{PROSE.pattern}|\s*([-*•\u2013] |#{{2,6}} |File: |(`[^`]+`|\|.*\||[A-Z]\w*[.!])\s*$))"
+    r"|(?P<c>)"
 )
-PLACEHOLDER = re.compile(r"\W*((your|the|insert|add|write|put)\b.*\bcode\b.*)?$", re.I)
-COMMAND = re.compile(
-    r"[$%\s]*(sudo )?(pip3?|npm|npx|yarn|cargo|apt(-get)?|git|cd|mkdir|ls|tree|cat(?=[^|>]*$))\s"
-)
+PLACEHOLDER = re.compile(r"(?i)\W*(your\b.*\bhere\W*)?$")
+COMMAND = re.compile(r"[$%\s]*(sudo )?(pip3?|npm|yarn|cargo|apt(-get)?|git|cd|mkdir|ls|tree)\s")
 
 
 class Block(NamedTuple):
@@ -82,11 +81,17 @@ class Block(NamedTuple):
 
     @property
     def announcement(self) -> str:
-        return (re.findall(r"(?m)^.*[^\W\d\n].*", self.before) or [""])[-1]
+        return self.before.strip().split("\n")[-1]
 
 
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     """Return the program in a response as it was written, without the fence lines; None if none.
+
+    Reasoning is cut, and so are tokens and marks around the answer. The candidates are the fenced
+    blocks or, without a fence, the code between prose; those in the language asked for, of no data,
+    page or shell, with a tag, and not headed as usage or tests come first. The program is the last
+    two thirds as long as the longest that is said to be complete or corrected, or else the first a
+    third as long, with its tag and no piece of it. Blocks after imports, or under "Q1", are joined.
 
     lang is the language asked for, in free text ("C#", "JavaScript using Node 24").
 
@@ -94,15 +99,12 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     'return 1'
     >>> extract_code_from_markdown("```c\\n0;\\n```\\n```cpp\\n1;\\n```", lang="C++")
     '1;'
-    >>> extract_code_from_markdown("<think>Is x = 1?</think>Like this:\\nx = 2\\n\\nIt sets x.")
-    'x = 2'
-    >>> extract_code_from_markdown("I cannot help with that.")
     """
-    text = without_reasoning(re.sub(r"\r\n?", "\n", markdown))
+    text = the_answer(without_reasoning(re.sub(r"\r\n?", "\n", markdown)))
     blocks = fenced_blocks(text) or unfenced_blocks(text)
-    if [block.tag for block in blocks] == ["markdown"]:  # some models wrap their whole answer
-        blocks = fenced_blocks(blocks[0].text) or blocks
-    blocks = [block for block in blocks if block.text and not is_no_program(block, lang)]
+    if len(blocks) == 1 and (blocks[0].tag == "markdown" or FENCE.match(blocks[0].text)):
+        blocks = fenced_blocks(blocks[0].text) or blocks  # some models wrap their whole answer
+    blocks = [block for block in blocks if not is_no_program(block, lang)]
     return the_program(blocks, lang) if blocks else None
 
 
@@ -111,34 +113,32 @@ def without_reasoning(text: str) -> str:
     pieces = re.split(f"(?i)({TOKEN})", text)
     while len(pieces) > 1 and not pieces[-1].strip():
         del pieces[-2:]
-    text = the_answer("".join(pieces))
-    marks = [*LATER_MARK.finditer(text)]
-    if not marks or is_code(text[: marks[0].start()]):
-        return text
-    if any(LATER_MARK.search(block.text) for block in fenced_blocks(text)):
-        return text  # a program names them
-    start = max((mark.end() for mark in marks if mark.lastindex), default=0)
-    unclosed = (mark.start() for mark in marks if mark.start() >= start)
-    return text[start : next(unclosed, None)]
+    text, start = "".join(pieces), 0
+    while mark := REASONING_MARK.search(text, start):
+        before, start = text[start : mark.start()], mark.end()
+        blocks = fenced_blocks(before + mark[0])
+        if is_code(before) or any(mark[0].strip() in block.text for block in blocks):
+            return text[mark.start() - len(before) :]  # a program names the mark
+        if mark["channel"] or mark["opening"]:
+            end = re.compile(f"(?i){TOKEN if mark['channel'] else CLOSING}").search(text, start)
+            if not end:
+                return before
+            start = end.end()
+    return re.sub(rf"(?i)\A(\s*{TOKEN})+", "", text[start:])
 
 
 def the_answer(text: str) -> str:
-    """What comes after the parts that begin a response, or else what stands in the last of them."""
-    parts = PARTS.match(text)
-    if parts is None or parts[0] == parts["prose"] or is_code(parts["prose"]):
-        return text
-    rest, inside = text[parts.end() :], parts["inside"] or ""
-    for answer in (inside, rest) if parts[4] else (rest, inside):
-        blocks = fenced_blocks(answer) or unfenced_blocks(answer)
-        if any(block.text[:1] != "<" and not re.match(ASIDE, block.tag) for block in blocks):
-            return answer
-    return rest if parts["reasoning"] else text
-
-
-def without_lone_marks(text: str) -> str:
-    """Cut the marks at a line's beginning or the text's end that close what has no opening mark."""
-    opened = set(re.findall(r"[<\[◁](\w[\w.:-]*)", text))
-    return LONE_MARK.sub(lambda m: m[0] if m[2] in opened else "", text.rstrip()).strip("\n")
+    """What stands in <answer> or the like; or what follows the named parts; or the last of them."""
+    prose = re.split(r"[<\[◁`]", text, maxsplit=1)[0]
+    start, part, answer = len(prose), None, ""
+    while not answer and (following := PART.match(text, start)):
+        part, start = following, following.end()
+        answer = part["inside"] if re.match(rf"(?i){ANSWER}$", part["name"]) else ""
+    for found in (answer, text[start:], part["inside"]) if part and not is_code(prose) else ():
+        if any(b.text[:1] != "<" for b in fenced_blocks(found) or unfenced_blocks(found)):
+            return found
+    names = re.findall(r"[<\[◁]/?([\w.:-]+)", text)
+    return OUTER_MARK.sub(lambda m: m[0] if names.count(m[1]) > 1 else "", text)
 
 
 def fenced_blocks(text: str) -> list[Block]:
@@ -152,7 +152,7 @@ def fenced_blocks(text: str) -> list[Block]:
             continue
         info = line[fence.end() :].strip()
         tag, *rest = re.split(r"[\s:{,]+", info, maxsplit=1)
-        code = next(filter(CODE_ON_FENCE_LINE.match, (info, *rest)), "")
+        code = next((part for part in (info, *rest) if re.match(f"{KEYWORD} ", part)), "")
         tag = "" if code == info else SAME_LANGUAGE.get(tag.lower(), tag.lower())
         before, prose = "\n".join([*prose, fence[1]]), []
         if not tag and not blocks and re.match(r"\s*[^<\s].*\n\s*\S", before) and is_code(before):
@@ -160,7 +160,7 @@ def fenced_blocks(text: str) -> list[Block]:
             continue
         text, closed = up_to_closing_fence(lines, fence)
         text = f"{code}\n{text}".strip("\n")
-        if closed or tag or not blocks or is_code(text):
+        if closed or tag or not blocks:
             blocks.append(Block(tag, text, before))
     return blocks
 
@@ -174,28 +174,27 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
         line = re.sub(rf"([ \t]*>){{,{quotes}}}", "", line, count=1) if quotes else line
         start = line.lstrip(BLANK)
         if start.startswith(fence[2]) and len(line.removesuffix(start).expandtabs(4)) <= indent + 3:
-            depth += 1 if OPENING_FENCE.match(start) else -1
+            depth += 1 if re.match(r"[`~]+\w", start) else -1
         if not depth:
             break
         body.append(line)
     # Some models indent only the fence: what goes is what all lines share with it.
     margin = min([indent, *(len(line) - len(line.lstrip()) for line in body if line.strip())])
     text = "\n".join(line[margin:] for line in body)
-    return without_lone_marks(text.removesuffix(fence[2])) if depth else text, not depth
+    return re.split(r"(?m)(?<=[^\s`])`{3}$", text, maxsplit=1)[0] if depth else text, not depth
 
 
 def unfenced_blocks(text: str) -> list[Block]:
     """The whole text where it is code, or else its sections that are, without prose around them."""
-    text = without_lone_marks(text.strip(BLANK + "\n"))
-    masked = QUOTED_TEXT.sub(lambda quoted: re.sub(".", "c", quoted[0]), text).split("\n")
-    kind_of = {line: str(m.lastgroup) for line in set(masked) if (m := KIND_OF_LINE.match(line))}
-    kinds = "".join(kind_of[line] for line in masked)
-    if not {kinds[0], kinds[-1]} & {"b", "p"} and is_code(text):
-        return [Block("", text)]
+    text = text.strip(BLANK + "\n")
     lines = text.split("\n")
-    sections = re.finditer("h[hs]*(c([chps]*c)?h*)?|c([chps]*c)?h*", kinds)
-    codes = ["\n".join(lines[slice(*part.span())]) for part in sections]
-    return [Block("", code.strip("\n")) for code in codes if is_code(code)]
+    kind_of = {line: str(m.lastgroup)[0] for line in set(lines) if (m := KIND_OF_LINE.match(line))}
+    kinds = "".join(kind_of[line] for line in lines)
+    if {kinds[0], kinds[-1]} <= {"c", "h"} and is_code(text):
+        return [Block("", text)]
+    spans = [part.span() for part in re.finditer("(?<!h)h*c([^b]*c)?h*", kinds)]
+    codes = ["\n".join(lines[start:end]) for start, end in spans]
+    return [Block("", code) for code in codes if is_code(code)]
 
 
 def is_code(text: str) -> bool:
@@ -208,10 +207,10 @@ def is_code(text: str) -> bool:
 
 def is_no_program(block: Block, lang: str) -> bool:
     """Whether a block is empty, a placeholder, a sample of data, or only commands to install."""
-    is_sample = re.match(DATA, block.tag) and SAMPLE.search(block.announcement)
+    is_sample = re.match(DATA, block.tag) and " example" in f" {block.announcement.lower()}"
     lines = [line for line in block.text.split("\n") if line.strip()]
     code = [line for line in lines if not COMMENT.match(line)] or lines
-    if not any(name in lang.lower() for name in ("bash", "shell")):
+    if not re.search("(?i)bash|shell", lang):
         code = [line for line in code if not COMMAND.match(line)]
     return bool(is_sample) or all(PLACEHOLDER.match(line) for line in code)
 
@@ -220,16 +219,17 @@ def the_program(blocks: list[Block], lang: str) -> str:
     """Narrow the blocks down by one preference after another, none of which excludes them all."""
     asked = {SAME_LANGUAGE.get(word, word) for word in re.split(r"[\s,;()/]+", lang.lower())}
     blocks = [b for b in blocks if b.tag in asked - {""} | {"?"}] or blocks
-    blocks = [b for b in blocks if not re.match(ASIDE, b.tag) or b.text.startswith("#!")] or blocks
+    main = [b for b in blocks if (b.tag and not re.match(ASIDE, b.tag)) or b.text[:2] == "#!"]
+    blocks = main or [b for b in blocks if not b.tag and is_code(b.text)] or blocks
     if are_pieces(blocks):
         return "\n\n".join(b.text for b in blocks)
-    blocks = [b for b in blocks if b.tag] or [b for b in blocks if is_code(b.text)] or blocks
-    blocks = [b for b in blocks if not BESIDE.search(b.before)] or blocks
+    blocks = [b for b in blocks if b.tag] or blocks
+    blocks = [b for b in blocks if not BESIDE.search(b.before + b.text.split("\n")[0])] or blocks
     longest = max(blocks, key=lambda b: len(b.text))
     blocks = [b for b in blocks if b.tag == longest.tag and 3 * len(b.text) >= len(longest.text)]
     blocks = [b for b in blocks if b is longest or f"{b.text}\n" not in f"{longest.text}\n"]
     later = [b for b in blocks if COMPLETE.search(b.announcement) or REPAIR.search(b.before)]
-    later = [b for b in later if 5 * len(b.text) >= 4 * len(longest.text)]
+    later = [b for b in later if 3 * len(b.text) >= 2 * len(longest.text)]
     return (later[-1:] or blocks)[0].text
 
 

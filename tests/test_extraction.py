@@ -143,6 +143,7 @@ ODD_FENCES = [
     ("stray fence before prose", lines(fenced("", SQL), "```", "This lists adults. " * 9), SQL),
     ("closing fence only", lines(PYTHON, "```", "", "This takes the middle one."), PYTHON),
     ("closing fence behind code", f"```lua\n{LUA}```", LUA),
+    ("closing fence behind code, then words", f"```lua\n{LUA}```\n{WORDS}", LUA),
     ("closing fence before a stop", lines("```r", R, "```.", "Bye."), R),
     ("closing fence before words", lines("```r", R, "``` and that is all.", "Bye."), R),
     ("opening fence behind a sentence", f"Here it is:```python\n{PYTHON}\n```", PYTHON),
@@ -213,6 +214,9 @@ SEVERAL_BLOCKS = [
     ("draft in another language", lines("C:", fenced("c", C_DRAFT), fenced("rust", RUST)), RUST),
     ("pseudocode", lines(fenced("", f"function {RUST}"), "So:", fenced("rust", RUST)), RUST),
     ("another way", lines(fenced("python", AREA), "Or:", fenced("python", f"{AREA} * 1.0")), AREA),
+    ("refactored", lines("Yours:", fenced("", AREA), "Refactored code:", fenced("", WHOLE)), WHOLE),
+    ("longer examples", lines(fenced("r", R), "Examples:", fenced("r", "rescale(1:3)\n" * 9)), R),
+    ("data, then a command", lines("In", fenced("", "a,b\n" * 9), fenced("sh", FIND)), FIND),
     ("final", lines(fenced("python", AREA), "Final version:", fenced("python", PYTHON)), PYTHON),
     ("final, said on its line", lines(fenced("", AREA), f"Final:```\n{PYTHON}\n```"), PYTHON),
     ("longer data", lines(fenced("sql", SQL), "Result:", fenced("json", DATA)), SQL),
@@ -279,6 +283,8 @@ NO_FENCE = [
     ("in rulers", lines("This is it.", RULER, "count.lua", RULER, LUA, RULER, "", WORDS), LUA),
     ("in other rulers", lines("This is it.", "─" * 9, LUA, "─" * 9, "", WORDS), LUA),
     ("two ways", lines("<think>So.</think>One way:", SQL, WORDS, "Another way:", SQL[:-9]), SQL),
+    ("prose in other letters", lines("Вот решение:", "", LUA, "", "Она считает слова."), LUA),
+    ("words without a stop", lines("When `n` is zero, the loop never ends and it fails"), None),
     ("a word before it", lines("Sure!", "", LUA), LUA),
     ("short words around it", lines("So:", "", LUA, "", "Note: it needs Lua 5."), LUA),
     ("name of a file", lines("This is it.", "File: src/a.lua", "", LUA, "", WORDS), LUA),
@@ -408,15 +414,8 @@ def test_every_line_of_a_program_stood_in_the_response(response, lang):
 
 # Used at the start of a line, or of the text, only; all other expressions are searched for.
 MATCHED = {
-    *(
-        "CODE",
-        "CODE_ON_FENCE_LINE",
-        "COMMAND",
-        "COMMENT",
-        "FENCE",
-        "FENCE_BEHIND_WORDS",
-    ),
-    *("IMPORT", "OPENING_FENCE", "PARTS", "PLACEHOLDER", "PROSE", "KIND_OF_LINE"),
+    *("CODE", "COMMAND", "COMMENT", "FENCE", "FENCE_BEHIND_WORDS"),
+    *("IMPORT", "PART", "PLACEHOLDER", "PROSE", "KIND_OF_LINE"),
 }
 EXPRESSIONS = {
     name: value.match if name in MATCHED else value.search
