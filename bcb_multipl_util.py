@@ -152,7 +152,7 @@ def fenced_blocks(text: str) -> list[Block]:
             continue
         info = line[fence.end() :].strip()
         tag, *rest = re.split(r"[\s:{,]+", info, maxsplit=1)
-        code = next((part for part in (info, *rest) if re.match(f"{KEYWORD} ", part)), "")
+        code = next((part for part in (info, *rest) if part and re.match(f"{KEYWORD} ", part)), "")
         tag = "" if code == info else SAME_LANGUAGE.get(tag.lower(), tag.lower())
         before, prose = "\n".join([*prose, fence[1]]), []
         if not tag and not blocks and re.match(r"\s*[^<\s].*\n\s*\S", before) and is_code(before):
@@ -174,7 +174,7 @@ def up_to_closing_fence(lines: Iterator[str], fence: re.Match) -> tuple[str, boo
         line = re.sub(rf"([ \t]*>){{,{quotes}}}", "", line, count=1) if quotes else line
         start = line.lstrip(BLANK)
         if start.startswith(fence[2]) and len(line.removesuffix(start).expandtabs(4)) <= indent + 3:
-            depth += 1 if re.match(r"[`~]+\w", start) else -1
+            depth += 1 if start.lstrip("`~")[:1].isalnum() else -1
         if not depth:
             break
         body.append(line)
@@ -210,7 +210,7 @@ def is_no_program(block: Block, lang: str) -> bool:
     is_sample = re.match(DATA, block.tag) and " example" in f" {block.announcement.lower()}"
     lines = [line for line in block.text.split("\n") if line.strip()]
     code = [line for line in lines if not COMMENT.match(line)] or lines
-    if not re.search("(?i)bash|shell", lang):
+    if not lang or not re.search("(?i)bash|shell", lang):
         code = [line for line in code if not COMMAND.match(line)]
     return bool(is_sample) or all(PLACEHOLDER.match(line) for line in code)
 
