@@ -102,7 +102,7 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     """
     text = the_answer(without_reasoning(re.sub(r"\r\n?", "\n", markdown)))
     blocks = fenced_blocks(text) or unfenced_blocks(text)
-    if len(blocks) == 1 and (blocks[0].tag == "markdown" or FENCE.match(blocks[0].text)):
+    if len(blocks) == 1 and (blocks[0].tag == "markdown" or blocks[0].text.startswith("```")):
         blocks = fenced_blocks(blocks[0].text) or blocks  # some models wrap their whole answer
     blocks = [block for block in blocks if not is_no_program(block, lang)]
     return the_program(blocks, lang) if blocks else None

@@ -133,6 +133,7 @@ ONE_BLOCK = [
     ("in a quote", indented(fenced("racket", RACKET), "> "), RACKET),
     ("dedented like its fence", "  ```\n      a = 1\n    b = 2\n  ```", "    a = 1\n  b = 2"),
     ("in a markdown block", fenced("markdown", lines("# Area", fenced("py", AREA), "Done")), AREA),
+    ("in a fence twice", fenced("", fenced("lua", LUA)), LUA),
     ("a markdown block without one", fenced("markdown", "# Area\n"), "# Area"),
     ("indented less than its fence", f"   ```python\n{PYTHON}\n   ```", PYTHON),
 ]
