@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # Reasoning stands in marks whose brackets differ from model to model; their name says what it is.
-THINKING = r"(?=[\w:.-]*(?:think|thought|reason|analysis|scratch|monologue))[\w:.-]+"
+THINKING = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monologue|delib))[\w:.-]+"
 BAR = "[|\uff5c]"
 CLOSING = rf"(?<![\"'`])[<\[◁]{BAR}?(?:/|end_(?:of_)?){THINKING}{BAR}?[>\]▷](?![\"'`])"
 # A token of a chat template, with the name of the part that it begins: <|im_start|>assistant, </s>
@@ -28,15 +28,15 @@ PART = re.compile(
 OUTER_MARK = re.compile(
     rf"(?i)(?:\A\s*[<\[◁](?=/|{ANSWER}\W)|[<\[◁](?=/[\w.:-]+[>\]▷]\s*\Z))/?([\w.:-]+)[>\]▷]"
 )
-BLANK = " \t\xa0\u200b\ufeff"  # some have no width
+BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # some have no width
 # A fence behind quote or list marks, and one at the end of a sentence.
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
 NAMES = "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx|typescript ts tsx"
 SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
 # Tags of blocks that are the program only where there is no other.
-DATA = r"(te?xt|output|json|ya?ml|toml|xml|csv|ini|env|properties)$"
-ASIDE = rf"(bash|html|css|dockerfile|makefile)$|{DATA}"
+DATA = r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties)$"
+ASIDE = rf"(bash|console|powershell|markdown|mermaid|html|css|dockerfile|makefile)$|{DATA}"
 # What is said before a block that is the whole program, or the corrected one.
 COMPLETE = re.compile(r"(?i)\b(completed?|full|final|fixed|\w+ed (\w+ )?(version|code))\b")
 REPAIR = re.compile(r"(?i)\b(wait|oops|mistake|wrong|incorrect|fix|should be)\b")
@@ -63,8 +63,7 @@ PROSE = re.compile(
     r"(.* \S+[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})))"
 )
 KIND_OF_LINE = re.compile(  # in a text without fences: space, heading, boundary, prose or code
-    r"(?P<s>\s*$)|(?P<h>#\s)"
-    r"|(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$)"
+    r"(?P<s>\s*$)|(?P<h>#\s)|(?P<b>`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$)"
     rf"|(?P<p>{PROSE.pattern}|\s*([-*•\u2013] |#{{2,6}} |File: |(`[^`]+`|\|.*\||[A-Z]\w*[.!])\s*$))"
     r"|(?P<c>)"
 )
@@ -87,11 +86,11 @@ class Block(NamedTuple):
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     """Return the program in a response as it was written, without the fence lines; None if none.
 
-    Reasoning is cut, and so are tokens and marks around the answer. The candidates are the fenced
-    blocks or, without a fence, the code between prose; those in the language asked for, of no data,
-    page or shell, with a tag, and not headed as usage or tests come first. The program is the last
-    two thirds as long as the longest that is said to be complete or corrected, or else the first a
-    third as long, with its tag and no piece of it. Blocks after imports, or under "Q1", are joined.
+    Reasoning, tokens and marks around the answer are cut. Candidates are the fenced blocks, or the
+    code between prose; first those in the language asked for, of no data, page or shell, with a tag
+    and not headed as usage or tests. The program is the last, two thirds as long as the longest,
+    that is called complete or corrected, or else the first a third as long with the longest's tag
+    and no piece of it. Blocks after imports, and blocks under "Q1", "Q2" ..., are joined.
 
     lang is the language asked for, in free text ("C#", "JavaScript using Node 24").
 
@@ -104,7 +103,7 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     blocks = fenced_blocks(text) or unfenced_blocks(text)
     if len(blocks) == 1 and (blocks[0].tag == "markdown" or blocks[0].text.startswith("```")):
         blocks = fenced_blocks(blocks[0].text) or blocks  # some models wrap their whole answer
-    blocks = [block for block in blocks if not is_no_program(block, lang)]
+    blocks = [block for block in blocks if block.text and not is_no_program(block, lang)]
     return the_program(blocks, lang) if blocks else None
 
 
@@ -135,8 +134,10 @@ def the_answer(text: str) -> str:
         part, start = following, following.end()
         answer = part["inside"] if re.match(rf"(?i){ANSWER}$", part["name"]) else ""
     for found in (answer, text[start:], part["inside"]) if part and not is_code(prose) else ():
-        if any(b.text[:1] != "<" for b in fenced_blocks(found) or unfenced_blocks(found)):
-            return found
+        blocks = fenced_blocks(found) or unfenced_blocks(found)
+        if any(b.text[:1] != "<" and not re.match(ASIDE, b.tag) for b in blocks):
+            text = found
+            break
     names = re.findall(r"[<\[◁]/?([\w.:-]+)", text)
     return OUTER_MARK.sub(lambda m: m[0] if names.count(m[1]) > 1 else "", text)
 
@@ -159,9 +160,8 @@ def fenced_blocks(text: str) -> list[Block]:
             blocks.append(Block("?", before.strip()))  # it closes what has no opening fence
             continue
         text, closed = up_to_closing_fence(lines, fence)
-        text = f"{code}\n{text}".strip("\n")
         if closed or tag or not blocks:
-            blocks.append(Block(tag, text, before))
+            blocks.append(Block(tag, f"{code}\n{text}".strip("\n"), before))
     return blocks
 
 
@@ -192,15 +192,15 @@ def unfenced_blocks(text: str) -> list[Block]:
     kinds = "".join(kind_of[line] for line in lines)
     if {kinds[0], kinds[-1]} <= {"c", "h"} and is_code(text):
         return [Block("", text)]
-    spans = [part.span() for part in re.finditer("(?<!h)h*c([^b]*c)?h*", kinds)]
-    codes = ["\n".join(lines[start:end]) for start, end in spans]
+    parts = re.finditer("(?<!h)h*c([^b]*c)?h*", kinds)
+    codes = ["\n".join(lines[slice(*part.span())]) for part in parts]
     return [Block("", code) for code in codes if is_code(code)]
 
 
 def is_code(text: str) -> bool:
     """Whether more than half of the different lines look like code and none reads as a sentence."""
-    lines = set(QUOTED_TEXT.sub("", text).split("\n"))
-    lines = {line for line in lines if line.strip() and not COMMENT.match(line)}
+    different = set(QUOTED_TEXT.sub("", text).split("\n"))
+    lines = [line for line in different if line.strip() and not COMMENT.match(line)]
     looks = sum(1 for line in lines if CODE.match(line))
     return 2 * looks > len(lines) and not any(PROSE.match(line) for line in lines)
 
@@ -236,6 +236,6 @@ def the_program(blocks: list[Block], lang: str) -> str:
 def are_pieces(blocks: list[Block]) -> bool:
     """Whether each answers a question of its own, or the first holds the imports of the others."""
     imports, *others = (block.text for block in blocks)
-    questions = all(QUESTION.search(block.before) for block in blocks)
     header = all(IMPORT.match(line) for line in imports.split("\n") if line.strip())
-    return bool(others) and (questions or (header and not any(imports in t for t in others)))
+    header = header and not any(imports in text for text in others)
+    return bool(others) and (header or all(QUESTION.search(block.before) for block in blocks))
