@@ -323,6 +323,8 @@ LEFT_OVERS = [
     ("answer, then its use", lines(f"<answer>{AREA}</answer>", fenced("bash", "ls")), AREA),
     ("answer, then more", lines("<code>", fenced("", DRAFT), "</code>", fenced("", WHOLE)), DRAFT),
     ("code in a response", NESTED_MARKS, AREA),
+    ("any marks, then its use", lines(f"<python>\n{AREA}\n</python>", fenced("bash", "ls")), AREA),
+    ("a plan, then a lone mark", f"<plan>Sort.</plan>\n{AREA}\n</answer>", AREA),
     ("artifact", lines(ARTIFACT, "", "It is an area."), AREA),
     ("explanation, then code", f"<why>\nPi.\n</why>\n<code>\n{AREA}\n</code>", AREA),
     ("in a box", f"<|begin_of_box|>{fenced('py', AREA)}<|end_of_box|>", AREA),
@@ -339,6 +341,7 @@ LEFT_OVERS = [
     ("a role", f"<|start_header_id|>assistant<|end_header_id|>\n\n{AREA}", AREA),
     ("a token in a string stays", 'end = "<|im_end|>"', 'end = "<|im_end|>"'),
     ("zero-width space", f"\u200b{fenced('py', AREA)[:-3]}\u200b```", AREA),
+    ("a word joiner, soft hyphen", f"\u2060\xad{fenced('py', AREA)[:-3]}\u200d```", AREA),
     ("byte order mark", f"\ufeff{AREA}", AREA),
     ("carriage returns", fenced("py", AREA).replace("\n", "\r"), AREA),
 ]
