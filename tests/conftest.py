@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -13,8 +12,13 @@ from pathlib import Path
 
 import pytest
 from fake_llm import FakeLLM
+from forks import Fork, Forks, Fresh
 
 import completions
+
+# Else each process compiles what it imports anew, which takes longer than all else it does.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(completions.__file__).parent
 KEY = "sk-local-0123456789"
@@ -100,23 +104,40 @@ def told(capsys):
     return told
 
 
-@pytest.fixture
-def start(command):
-    """Start the script in a process of its own; None takes a variable out of its environment."""
-    processes = []
+@pytest.fixture(scope="session")
+def forks():
+    """Helper processes by the modules that they have imported, each started when it is needed."""
+    helpers: dict[tuple, Forks] = {}
+    yield lambda *modules: helpers.get(modules) or helpers.setdefault(modules, Forks(*modules))
+    for helper in helpers.values():
+        helper.close()
 
-    def start(*more, shell: str = "", **environment):
-        argv = [sys.executable, str(ROOT / "completions.py"), *command(*more)]
-        argv = ["bash", "-c", shell, *argv] if shell else argv
+
+@pytest.fixture
+def start(command, forks):
+    """Start the script in a process of its own; None takes a variable out of its environment.
+
+    With litellm and pandas imported already, or other modules, or none: then in a new interpreter.
+    """
+    runs = []
+
+    def start(*more, imported=("pandas", "litellm"), stderr=None, limits=None, **environment):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(argv, env=env, **pipes))
-        return processes[-1]
+        how = {"argv": command(*more), "env": env, "limits": limits or {}, "stderr": stderr}
+        can_fork = imported and sys.platform == "linux"
+        runs.append(Fork(forks(*imported), **how) if can_fork else Fresh(**how))
+        return runs[-1]
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for run in runs:
+        run.kill()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that start the script share a helper process, so one worker of xdist has them all."""
+    for item in items:
+        if "start" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 def last_line(told: str) -> str:

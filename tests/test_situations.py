@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import KEY, ROOT, answered, asked, at, last_line, read_jsonl, write_problems
+from conftest import KEY, answered, asked, at, last_line, read_jsonl, write_problems
 from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
+from forks import CLOSED
 
 from completions import main
 
@@ -824,37 +825,44 @@ def test_a_soft_limit_of_open_files_is_raised(server, command, told):
 
 
 def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
+    pytest.importorskip("resource")
     full_at(server, 100)
     write_problems(300)
     options = ("--batch-size", 1, "--concurrent-batches", 300)
-    process = start(*options, shell='ulimit -n 256; exec "$0" "$@"')
-    _, lines = process.communicate(timeout=120)
-    assert process.returncode == 0, lines
+    code, told = start(*options, limits={"RLIMIT_NOFILE": 256}).end()
+    assert code == 0, told
     assert len(answered()) == 300 == len(server.requests) and server.peak < 256
-    assert "--concurrent-batches" in lines.split("\n")[0]
+    assert "--concurrent-batches" in told.split("\n")[0]
 
 
-SHELLS = {
-    "closed": '"$0" "$@" 2>&-',
-    "full": '"$0" "$@" 2>/dev/full',
-    "a pipe that is left": 'set -o pipefail; "$0" "$@" 2>&1 | head -c 10',
-}
+@pytest.fixture
+def left():
+    """A pipe that nobody reads any more."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    yield theirs
+    os.close(theirs)
 
 
-def test_a_run_goes_on_where_nobody_can_be_told(server, start):
+@pytest.fixture
+def full():
+    with open("/dev/full", "wb") as file:
+        yield file.fileno()
+
+
+def test_a_run_goes_on_where_nobody_can_be_told(server, start, left, full):
     write_problems(20)
-    failing = [1 if name == "full" else 0 for name in SHELLS]
     server.replies = lambda request: Reply(
         status=400 if request.problem == 7 and request.body["top_p"] == 1 else 200
     )
-    processes = [
-        start("--output-path", f"{name}.jsonl", "--top-p", fails, shell=shell)
-        for (name, shell), fails in zip(SHELLS.items(), failing, strict=True)
+    stderr = {"closed": CLOSED, "a pipe that is left": left, "full": full}
+    failing = [0, 0, 1]
+    runs = [
+        start("--output-path", f"{name}.jsonl", "--top-p", fails, stderr=file)
+        for (name, file), fails in zip(stderr.items(), failing, strict=True)
     ]
-    for process in processes:
-        process.communicate(timeout=120)
-    assert [process.returncode for process in processes] == failing
-    assert [len(read_jsonl(f"{name}.jsonl")) for name in SHELLS] == [20 - n for n in failing]
+    assert [run.end() for run in runs] == [(fails, "") for fails in failing]
+    assert [len(read_jsonl(f"{name}.jsonl")) for name in stderr] == [20 - n for n in failing]
 
 
 @pytest.mark.parametrize(
@@ -899,16 +907,15 @@ VARIABLES = ["SSL_CERT_FILE", "TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LO
 
 def test_no_variable_of_the_environment_leads_to_a_traceback(start):
     write_problems(3)
-    processes = [
-        start("--output-path", f"{name}.jsonl", **{name: "/no/sense"}) for name in VARIABLES
+    runs = [
+        start("--output-path", f"{name}.jsonl", imported=(), **{name: "/no/sense"})
+        for name in VARIABLES
     ]
-    for name, process in zip(VARIABLES, processes, strict=True):
-        out, lines = process.communicate(timeout=120)
+    for name, run in zip(VARIABLES, runs, strict=True):
+        code, told = run.end(120)
         kept = len(read_jsonl(f"{name}.jsonl")) if Path(f"{name}.jsonl").exists() else 0
-        assert (process.returncode, kept) in ((0, 3), (1, 0)), lines
-        assert "Traceback" not in lines and out == "", lines
-        named = name in last_line(lines) or "/no/sense" in last_line(lines)
-        assert process.returncode == 0 or named, lines
+        assert (code, kept) in ((0, 3), (1, 0)), told
+        assert code == 0 or name in last_line(told) or "/no/sense" in last_line(told), told
 
 
 def test_columns_that_are_no_number_do_no_harm(server, command, told, monkeypatch):
@@ -924,18 +931,16 @@ def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
     Path("packages").symlink_to(Path(litellm.__file__).parent.parent)
     Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
     write_problems(3)
-    process = start(PYTHONPATH=str(Path("packages").absolute()), OPENAI_API_KEY=None)
-    _, lines = process.communicate(timeout=60)
-    assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, lines
-    assert process.returncode == 1 and "Bad key ***" in lines
-    assert "sk-from-dotenv" not in lines + Path("out.jsonl.run.json").read_text()
+    packages = str(Path("packages").absolute())  # near which litellm looks for the file
+    code, told = start(imported=(), PYTHONPATH=packages, OPENAI_API_KEY=None).end()
+    assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, told
+    assert code == 1 and "Bad key ***" in told
+    assert "sk-from-dotenv" not in told + Path("out.jsonl.run.json").read_text()
 
 
-def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, command):
+def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     pty = pytest.importorskip("pty")
     import fcntl
-    import subprocess
-    import sys
     import termios
 
     server.replies = lambda request: (
@@ -944,8 +949,7 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, command):
     write_problems(60)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
-    argv = [sys.executable, str(ROOT / "completions.py"), *command("--batch-size", 1)]
-    process = subprocess.Popen([*argv, *at(server, "openai/gpt-4.1-nano")], stderr=theirs)
+    run = start("--batch-size", 1, *at(server, "openai/gpt-4.1-nano"), stderr=theirs)
     os.close(theirs)
     shown, wide = b"", b""
     while True:
@@ -956,7 +960,8 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, command):
         if not wide and re.search(rb"[2-4]\d/60", shown):
             wide, shown = shown, b""
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 50, 0, 0))
-    assert process.wait(10) == 1
+    os.close(ours)
+    assert run.end(10) == (1, "")
     states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/60" in line]
     assert max(map(len, states)) <= 80 and b"\n" not in wide.strip()
     assert re.search(r"\d+/60 answers, 1 failed, \$0\.\d+.*left", states[-1])

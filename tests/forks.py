@@ -1,0 +1,176 @@
+"""Runs of the script as processes of their own, most of which start in milliseconds.
+
+litellm takes seconds to import. So a helper process imports it once, and forks for each run: a
+fork has a process id, signals, limits, variables and open files of its own, and then does what
+`python completions.py` does. Only what modules read while they are imported was read before: where
+that matters, and where there is no fork, a run is a fresh process.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = str(ROOT / "completions.py")
+CLOSED = -1  # in place of a file for stderr
+
+
+class Run:
+    """A run of the script under way, or ended."""
+
+    def __init__(self, stderr: int | None = None):
+        self.out, self.err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+        self.files = self.out.fileno(), self.err.fileno() if stderr in (None, CLOSED) else stderr
+        self.closed = stderr == CLOSED
+
+    def send_signal(self, number: int):
+        os.kill(self.pid, number)
+
+    def end(self, seconds: float = 60) -> tuple[int, str]:
+        """Wait for its end; the exit code and what it told. It never prints, nor a traceback."""
+        code = self.wait(seconds)
+        out, told = (self.text(file) for file in (self.out, self.err))
+        assert out == "" and "Traceback" not in told, told
+        return code, told
+
+    def kill(self):
+        """Kill it, unless it has ended, and forget it."""
+        try:
+            self.wait(0)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            self.send_signal(signal.SIGKILL)
+            self.wait(10)
+        self.out.close()
+        self.err.close()
+
+    @staticmethod
+    def text(file) -> str:
+        file.seek(0)
+        return file.read()
+
+
+class Fresh(Run):
+    """In an interpreter of its own."""
+
+    def __init__(self, argv: list[str], env: dict, limits: dict, stderr: int | None = None):
+        super().__init__(stderr)
+
+        def prepare():
+            limit(limits)
+            if self.closed:
+                os.close(2)
+
+        out, err = self.files
+        before = {"preexec_fn": prepare} if limits or self.closed else {}
+        command = [sys.executable, SCRIPT, *argv]
+        self.process = subprocess.Popen(command, env=env, stdout=out, stderr=err, **before)
+        self.pid = self.process.pid
+
+    def wait(self, seconds: float) -> int:
+        return self.process.wait(seconds)
+
+
+class Fork(Run):
+    """Forked from a process that has imported what the script needs."""
+
+    code = None
+
+    def __init__(self, forks: "Forks", argv: list[str], env: dict, limits: dict, stderr=None):
+        super().__init__(stderr)
+        how = {"argv": [SCRIPT, *argv], "env": env, "limits": limits, "cwd": os.getcwd()}
+        how["closed"] = self.closed
+        self.reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        files = [theirs.fileno(), *self.files]
+        socket.send_fds(forks.requests, [json.dumps(how).encode()], files)
+        theirs.close()
+        self.pid = self.report(60)  # the first waits for the imports
+
+    def report(self, seconds: float) -> int:
+        """What comes next of the two that are reported: the process id and the status."""
+        if not select.select([self.reports], [], [], seconds)[0]:
+            raise TimeoutError(f"no word of it in {seconds} s")
+        return int(self.reports.recv(100))
+
+    def wait(self, seconds: float) -> int:
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(self.report(seconds))
+        return self.code
+
+    def kill(self):
+        super().kill()
+        self.reports.close()
+
+
+class Forks:
+    """The helper process, with these modules imported."""
+
+    def __init__(self, *modules: str):
+        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, __file__, str(theirs.fileno()), *modules]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+
+    def close(self):
+        self.requests.close()  # which ends it
+        self.process.wait(10)
+
+
+def limit(limits: dict):
+    if limits:
+        import resource
+
+        for name, most in limits.items():
+            resource.setrlimit(getattr(resource, name), (most, most))
+
+
+def serve(requests: socket.socket) -> list[str] | None:
+    """Fork for each request; return its arguments in the fork, and None at the end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+    while True:
+        request, files, *_ = socket.recv_fds(requests, 1_000_000, 3)
+        if not request:
+            return None
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            report, *streams = files
+            if pid := os.fork():
+                os.write(report, b"%d" % pid)
+                os.write(report, b"%d" % os.waitpid(pid, 0)[1])
+                os._exit(0)
+            requests.close()
+            os.close(report)
+            return become(streams, **json.loads(request))
+        for file in files:
+            os.close(file)
+
+
+def become(streams: list[int], argv: list[str], env: dict, limits: dict, cwd: str, closed: bool):
+    """Have the files, variables, limits and folder of a run; return its arguments."""
+    for stream, place in zip(streams, (1, 2), strict=True):
+        os.dup2(stream, place)
+        os.close(stream)
+    if closed:  # what Python does where it finds it closed
+        os.close(2)
+        sys.stderr = None
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    limit(limits)
+    return argv
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+    number, *modules = sys.argv[1:]
+    for module in ("bcb_multipl_util", *modules):
+        __import__(module)
+    code = compile(Path(SCRIPT).read_bytes(), SCRIPT, "exec")
+    if argv := serve(socket.socket(fileno=int(number))):
+        sys.argv = argv
+        exec(code, {"__name__": "__main__", "__file__": SCRIPT, "__doc__": None})
