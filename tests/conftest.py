@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 from fake_llm import FakeLLM
 from forks import Fork, Forks, Fresh
+from hypothesis import settings
 
 import completions
+
+settings.register_profile("here", max_examples=100, deadline=None, database=None)
+settings.load_profile("here")
 
 # Else each process compiles what it imports anew, which takes longer than all else it does.
 sys.dont_write_bytecode = False

@@ -109,7 +109,7 @@ def strictly_read(content: bytes) -> list[dict]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-@settings(max_examples=800, deadline=None, database=None)
+@settings(max_examples=300)
 @given(FILES)
 def test_every_file_loads_as_json_loads_reads_its_lines(content):
     loaded, expected = load(content), strictly_read(content)
@@ -117,7 +117,7 @@ def test_every_file_loads_as_json_loads_reads_its_lines(content):
     assert json.dumps(loaded) == json.dumps(expected)  # also the order, 1 against 1.0, -0.0
 
 
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.builds(row, FIELDS, st.just([]), TEXTS), min_size=2, max_size=2),
     st.integers(0, 200),
@@ -248,7 +248,7 @@ def website(tmp_path):
     """The address of a server of the files in the folder of the test."""
     handler = partial(Files, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
 

@@ -548,16 +548,20 @@ def test_an_error_of_megabytes_is_told_in_one_line(server, command, told):
 # --- when to come back ---
 
 
-@pytest.mark.parametrize("name", ["Retry-After", "llm_provider-retry-after"])
 @pytest.mark.parametrize("model", [OPENAI, PROXY])
-def test_the_time_that_a_server_names_is_waited_for(server, command, model, name):
+def test_the_time_that_a_server_names_is_waited_for(server, command, model):
+    names = ["Retry-After", "llm_provider-retry-after"]
     server.replies = lambda request: (
-        Reply(status=429, headers={name: "2"}) if request.attempt == 1 else Reply()
+        Reply(status=429, headers={names[request.problem]: "2"})
+        if request.attempt == 1
+        else Reply()
     )
-    write_problems(1)
-    assert main(command(*at(server, model))) == 0
-    first, second = server.requests
-    assert 2 <= second.arrived - first.arrived < 8
+    write_problems(2)
+    each = ("--batch-size", 1, "--concurrent-batches", 2)  # which waits for its own time
+    assert main(command(*at(server, model), *each)) == 0
+    for problem in (0, 1):
+        first, second = (r.arrived for r in server.requests if r.problem == problem)
+        assert 2 <= second - first < 8
 
 
 def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, command, pauses):
