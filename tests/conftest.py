@@ -138,9 +138,9 @@ def start(command, forks):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that start the script share a helper process, so one worker of xdist has them all."""
+    """Tests that share a helper process or a cache of the Hub all go to one worker of xdist."""
     for item in items:
-        if "start" in item.fixturenames:
+        if {"start", "hub"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 

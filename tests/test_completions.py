@@ -729,10 +729,10 @@ def test_a_batch_in_backoff_does_not_stop_the_others(server, command):
 @pytest.mark.parametrize("model", MODELS)
 def test_connections_are_reused(server, command, model):
     server.replies = lambda request: Reply(seconds=0.05)
-    write_problems(300)
-    options = (*at(server, model), "--batch-size", 1, "--concurrent-batches", 40)
+    write_problems(150)
+    options = (*at(server, model), "--batch-size", 1, "--concurrent-batches", 20)
     assert main(command(*options)) == 0
-    assert len(server.connections) <= 80
+    assert len(server.connections) <= 40
 
 
 def run_at(speed: int, monkeypatch):
