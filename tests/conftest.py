@@ -138,9 +138,9 @@ def start(command, forks):
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share a helper process or a cache of the Hub all go to one worker of xdist."""
+    """Tests that share what takes long to begin with all go to one worker of xdist."""
     for item in items:
-        if {"start", "hub"} & set(item.fixturenames):
+        if {"start", "hub", "proxy"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 

@@ -328,7 +328,7 @@ def test_a_line_that_cannot_be_read_is_named(content, place, word):
         ("b.jsonl", '{\n  "prompt": "x"\n}\n', "spread over lines"),
         ("b.json", '[{"prompt": "x"}]', "array"),
         ("b.jsonl", GOOD.encode("utf-16"), "UTF-16"),
-        ("b.jsonl", gzip.compress(GOOD.encode()), "gzip"),
+        ("b.jsonl", gzip.compress(GOOD.encode(), mtime=0), "gzip"),
         ("b.json", '{"a/1": {"prompt": "x"}, "a/2": {"prompt": "y"}}', "one JSON object"),
         ("b.jsonl", "<html><body>Sign in</body></html>", "HTML"),
     ],

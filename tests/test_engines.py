@@ -13,13 +13,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, read_jsonl, run_file, write_problems
+from conftest import ROOT, answered, read_jsonl, run_file, wait_for, write_problems
 
 from completions import main
 
@@ -52,15 +51,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def wait_until(happened, process: subprocess.Popen | None = None, seconds: int = 300):
-    """Wait for something to become true; fail if the process ends first."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert process is None or process.poll() is None, process.args
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def responds(url: str) -> bool:
@@ -116,7 +106,12 @@ def proxy(tmp_path_factory):
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: responds(f"{url}/health/liveliness"), process)
+
+        def is_up() -> bool:
+            assert process.poll() is None, (folder / "log").read_text()
+            return responds(f"{url}/health/liveliness")
+
+        wait_for(is_up, 300)
         yield url, engines
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -144,26 +139,17 @@ def run(proxy, monkeypatch, capsys):
     return run
 
 
-@contextmanager
-def running(url: str, *more):
-    """Run the script in a process of its own; it is killed if the test fails meanwhile."""
-    command = [sys.executable, str(ROOT / "completions.py"), *options(url, *more)]
-    env = os.environ | {"LITELLM_PROXY_API_KEY": KEY}
-    with open("told", "w") as told:
-        process = subprocess.Popen(command, env=env, stderr=told)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def begin(proxy, start):
+    """Start the script in a process of its own, with four requests in flight."""
 
+    def begin():
+        each = ("--batch-size", 1, "--concurrent-batches", 4)
+        run = start(*options(proxy[0], *each), LITELLM_PROXY_API_KEY=KEY)
+        wait_for(lambda: Path("out.jsonl").exists() and answered(), 300)
+        return run
 
-def begun() -> bool:
-    return Path("out.jsonl").exists() and Path("out.jsonl").stat().st_size > 0
-
-
-def answered() -> list[int]:
-    return sorted(record["task_id"] for record in read_jsonl()) if begun() else []
+    return begin
 
 
 def requests() -> int:
@@ -174,31 +160,31 @@ def test_a_proxy_before_two_servers_has_every_problem_answered(engines, run):
     write_problems(8)
     code, told = run()
     assert code == 0, told
-    assert answered() == list(range(8))
+    assert sorted(answered()) == list(range(8))
     assert all(record["response"] for record in read_jsonl())
     assert run_file()["totals"]["completion_tokens"] > 8
 
 
-def test_a_server_that_dies_on_the_way_costs_no_answer(proxy, engines):
-    write_problems(24)
-    with running(proxy[0], "--batch-size", 1, "--concurrent-batches", 4) as process:
-        wait_until(begun, process)
-        engines[1].die()
-        assert process.wait(timeout=300) == 0, Path("told").read_text()
-    assert answered() == list(range(24))
+def test_a_server_that_dies_on_the_way_costs_no_answer(engines, begin):
+    write_problems(12)
+    run = begin()
+    engines[1].die()
+    code, told = run.end(300)
+    assert code == 0, told
+    assert sorted(answered()) == list(range(12))
 
 
-def test_all_servers_dying_and_coming_back_costs_no_answer(proxy, engines):
-    write_problems(24)
-    with running(proxy[0], "--batch-size", 1, "--concurrent-batches", 4) as process:
-        wait_until(begun, process)
-        for engine in engines:
-            engine.die()
-        for engine in engines:
-            engine.start()
-        assert process.wait(timeout=300) == 0, Path("told").read_text()
-    assert answered() == list(range(24))
-    assert requests() > 24
+def test_all_servers_dying_and_coming_back_costs_no_answer(engines, begin):
+    write_problems(12)
+    run = begin()
+    for engine in engines:
+        engine.die()
+    for engine in engines:
+        engine.start()
+    code, told = run.end(300)
+    assert code == 0, told
+    assert sorted(answered()) == list(range(12))
+    assert requests() > 12
 
 
 def test_a_wrong_key_ends_the_run_and_names_the_key(run):
@@ -235,7 +221,7 @@ def test_a_prompt_too_long_for_the_context_costs_only_itself(engines, run):
     Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
     code, told = run()
     assert code == 1
-    assert answered() == [0, 1, 3]
+    assert sorted(answered()) == [0, 1, 3]
     assert "context" in told and "try increasing it" in told, told
     assert requests() == 4
 
