@@ -137,6 +137,7 @@ def start(command, forks):
         run.kill()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items):
     """Tests that share what takes long to begin with all go to one worker of xdist."""
     for item in items:

@@ -8,7 +8,6 @@ that matters, and where there is no fork, a run is a fresh process.
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -93,8 +92,7 @@ class Fork(Run):
 
     def report(self, seconds: float) -> int:
         """What comes next of the two that are reported: the process id and the status."""
-        if not select.select([self.reports], [], [], seconds)[0]:
-            raise TimeoutError(f"no word of it in {seconds} s")
+        self.reports.settimeout(seconds or 0.001)
         return int(self.reports.recv(100))
 
     def wait(self, seconds: float) -> int:
