@@ -137,14 +137,6 @@ def start(command, forks):
         run.kill()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items):
-    """Tests that share what takes long to begin with all go to one worker of xdist."""
-    for item in items:
-        if {"start", "hub", "proxy"} & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("processes"))
-
-
 def last_line(told: str) -> str:
     return told.strip().split("\n")[-1]
 
