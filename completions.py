@@ -947,11 +947,14 @@ def connect(options: argparse.Namespace):
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
     logging.getLogger("LiteLLM").disabled = True
+    first = "litellm" not in sys.modules
     gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
     try:
         import httpx
         import litellm
 
+        if first:
+            gc.freeze()  # what was imported stays, and need not be looked at again
         litellm.suppress_debug_info = True
         litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
         litellm.sync_transport = Transport(options)
@@ -962,7 +965,6 @@ def connect(options: argparse.Namespace):
         raise CompletionsError(line) from None
     finally:
         gc.enable()
-    gc.freeze()  # what was imported stays, and need not be looked at again
 
 
 class Requests:
@@ -1078,7 +1080,10 @@ class Requests:
 
 
 def at_once(options: argparse.Namespace) -> int:
-    """How many batches may be under way: each request needs a file that this process may open."""
+    """How many batches may be under way: this process may not open any number of files.
+
+    A request takes four: its connection, and the event loop that litellm runs after it.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -1087,7 +1092,7 @@ def at_once(options: argparse.Namespace) -> int:
     files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, which says "unlimited"
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    most = max(1, (files - 64) // options.batch_size)
+    most = max(1, (files - 64) // 4 // options.batch_size)
     if options.concurrent_batches > most:
         notify(f"{files} open files (ulimit -n) allow {most} --concurrent-batches at once, no more")
     return min(options.concurrent_batches, most)
