@@ -23,7 +23,8 @@
     uv run examples/demo.py
 
 Serves SmolLM2-135M-Instruct on 127.0.0.1, runs completions.py on the eight problems beside this
-file, shows two records, and says how many programs solve their problem.
+file, shows two records, and says how many programs solve their problem. Other options, such as
+--limit 2, go to completions.py.
 """
 
 import argparse
@@ -102,17 +103,19 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output-path", type=Path, help="default: in a new temporary folder")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     output_path = args.output_path or Path(tempfile.mkdtemp()) / "demo.jsonl"
     print("A demo on SmolLM2-135M: a real model, but a tiny one that answers badly.\n")
     try:
         with serve_small_model() as url:
-            code = run_completions(url, output_path.resolve())
+            code = run_completions(url, output_path.resolve(), *options)
     except ImportError as error:
         print(f"{error}; run it as: uv run examples/demo.py", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    if not output_path.exists():
+        return code
     with open(output_path, encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     for record in records[:2]:
