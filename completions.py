@@ -544,12 +544,12 @@ class Masked:
 
         What stood there is hidden in every text from now on.
         """
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [self.settings(inner, name) for inner in value]
         if isinstance(value, dict):
             secret = bool(SECRET.search(name))
             return {key: self.settings(v, name if secret else key) for key, v in value.items()}
-        if SECRET.search(name) and value not in (None, ""):
+        if SECRET.search(name) and value and value is not True:  # a switch is no secret
             self.secrets |= {str(value), *str(value).split()[-1:]}
             return "***"
         return self.text(value) if isinstance(value, str) else value

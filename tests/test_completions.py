@@ -315,7 +315,9 @@ def test_every_secret_is_masked_by_its_name_or_value(server, command, told, monk
     echo = "tok-in-environment, dXNlcjpwYXNz, http://me:hunter2@host/, parallel, team-seven"
     server.replies = lambda request: Reply(status=400, error=echo)
     write_problems(1)
-    assert main(command("--param", f"extra_headers={json.dumps(headers)}")) == 1
+    param = (f"extra_headers={json.dumps(headers)}", 'extra_body={"use_auth": true}')
+    assert main(command("--param", param[0], "--param", param[1])) == 1
+    assert run_file()["settings"]["param"]["extra_body"] == {"use_auth": True}
     assert "***, ***, http://***@host/, parallel, ***" in told()
     stored = Path("out.jsonl.run.json").read_text()
     assert "dXNlcjpwYXNz" not in stored and "team-seven" not in stored and "***" in stored
