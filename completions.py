@@ -38,7 +38,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import closing, contextmanager, redirect_stderr, suppress
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -791,7 +791,8 @@ class Transport:
         self.client = lambda: httpx.Client(verify=security)
         self.idle = [self.client()]
         self.httpx, self.options = httpx, options
-        self.lost = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError)
+        self.lost: tuple = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError)
+        self.lost += (httpx.RemoteProtocolError, httpx.DecodingError)
 
     def handle_request(self, request: Any) -> Any:
         """Send a request and receive the whole answer; raises NoAnswer for what is none."""
@@ -799,7 +800,7 @@ class Transport:
         request.extensions["timeout"]["connect"] = min(10, self.options.timeout)
         try:
             response, body = self.exchange(request)
-        except (*self.lost, self.httpx.RemoteProtocolError) as error:
+        except self.lost as error:
             *_, cause = causes(error)
             text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
             raise NoAnswer(0, text + variables(text)) from error
@@ -817,12 +818,11 @@ class Transport:
         except IndexError:
             client = self.client()
         try:
-            response = client.send(request, stream=True)
-            for piece in response.iter_bytes():
-                body += piece
-                if time.monotonic() > end:
-                    response.close()
-                    raise self.httpx.ReadTimeout("no whole answer in three times --timeout")
+            with closing(client.send(request, stream=True)) as response:
+                for piece in response.iter_bytes():
+                    body += piece
+                    if time.monotonic() > end:
+                        raise self.httpx.ReadTimeout("no whole answer in three times --timeout")
         finally:
             self.idle.append(client)
         return response, bytes(body)
@@ -865,7 +865,7 @@ def checked_body(path: str, response: Any, body: bytes) -> bytes:
             return json.dumps(payload).encode()
         if is_chat or not payload.get("error"):
             return body
-    raise NoAnswer(status, text, response.headers)
+    raise NoAnswer(status, text or "an empty body", response.headers)
 
 
 def joined(parts: list, kind: str) -> str:

@@ -100,6 +100,8 @@ EVERYWHERE = {
     "504 in HTML": Reply(status=504, body="<h1>504 Time-out</h1>", headers=HTML),
     "reset": Reply(reset=True),
     "half a body": Reply(broken=True),
+    "no gzip": Reply(headers={"Content-Encoding": "gzip"}),
+    "no body": Reply(body=""),
 }
 CHAT = {
     **{f"rate limit of {name}": error(429, text) for name, text in RATE_LIMITS.items()},
