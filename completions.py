@@ -663,7 +663,7 @@ FAILURES = (
      "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
     ("no connection", PASSING, r"0 (Connect|Proxy)",
      "is the server up, the address right, and with http or https as it wants?"),
-    ("no answer", PASSING, r"[025]|409|424|425|498|499", "see the server's log"),
+    ("no answer", PASSING, r"[025-9]|409|424|425|498|499", "see the server's log"),
     ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
     ("not sent", RUN, r"local", "mend what it names{param}"),
 )
@@ -853,17 +853,18 @@ def checked_body(path: str, response: Any, body: bytes) -> bytes:
         where = response.headers.get("location")
         raise NoAnswer(status, f"redirected to {where}" if where else text, response.headers)
     is_chat = path.endswith("/chat/completions")
-    if not is_chat and not response.headers.get("content-type", "").startswith("application/json"):
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    if not is_chat and not is_json and body and not text.lstrip().startswith("<"):
         return body
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
+    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         payload = json.loads(body)
         message = payload["choices"][0]["message"] if is_chat else payload
         parts = message.get("content")
-        if is_chat and isinstance(parts, list):
+        if is_chat and isinstance(parts, list) and not payload.get("error"):
             message["content"] = joined(parts, "text")
             message["reasoning_content"] = joined(parts, "thinking")
             return json.dumps(payload).encode()
-        if is_chat or not payload.get("error"):
+        if not payload.get("error") and (not is_chat or isinstance(parts, str | None)):
             return body
     raise NoAnswer(status, text or "an empty body", response.headers)
 
@@ -933,7 +934,7 @@ def why_none(response: Any) -> Exception | None:
     choice = response.choices[0]
     # litellm makes "stop" of many a finish_reason, and keeps the provider's own.
     for reason in filter(None, (choice.finish_reason, field(choice, "native_finish_reason"))):
-        if re.search(f"{BROKEN_OFF}|{BLOCKED}", reason.replace("_", " "), re.I):
+        if re.search(f"{BROKEN_OFF}|{BLOCKED}", str(reason).replace("_", " "), re.I):
             return NoAnswer(200, f"finish_reason {reason}")
     refusal = field(choice.message, "refusal")
     return NoAnswer(200, f"refusal: {refusal}") if refusal and not choice.message.content else None

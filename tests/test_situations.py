@@ -102,11 +102,17 @@ EVERYWHERE = {
     "half a body": Reply(broken=True),
     "no gzip": Reply(headers={"Content-Encoding": "gzip"}),
     "no body": Reply(body=""),
+    "999 of a wall": Reply(status=999, body="<h1>Are you a robot?</h1>", headers=HTML),
+    "200 in HTML": Reply(body="<h1>Sign in</h1>", headers=HTML),
 }
 CHAT = {
     **{f"rate limit of {name}": error(429, text) for name, text in RATE_LIMITS.items()},
     "429 with a known code": error(429, "Slow down.", code="rate_limit_exceeded"),
     # A status of 200, and yet no answer.
+    "200 error beside an answer": Reply(
+        body={"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
+    ),
+    "200 content that is no text": Reply(message={"content": {"a": "b"}}),
     "200 error as text": Reply(body={"error": "The upstream is gone."}),
     "200 error as object": Reply(
         body={"error": {"message": "Provider returned error", "code": 502}}
