@@ -24,8 +24,7 @@ PART = re.compile(
     r"\s*[<\[◁](?!script|style)(?P<name>\w[\w.:-]*)(?:\s[^<>\]\n]*)?[>\]▷](?!\s*<\w)"
     r"(?P<inside>.*?)[<\[◁]/(?P=name)[>\]▷]"
 )
-# A mark at the beginning or the end, that may have lost its partner.
-OUTER_MARK = re.compile(
+OUTER_MARK = re.compile(  # at the beginning or the end, and maybe without its partner
     rf"(?i)(?:\A\s*[<\[◁](?=/|{ANSWER}\W)|[<\[◁](?=/[\w.:-]+[>\]▷]\s*\Z))/?([\w.:-]+)[>\]▷]"
 )
 BLANK = " \t\xa0\xad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"  # some have no width
@@ -114,10 +113,11 @@ def without_reasoning(text: str) -> str:
         del pieces[-2:]
     text, start = "".join(pieces), 0
     while mark := REASONING_MARK.search(text, start):
-        before, start = text[start : mark.start()], mark.end()
+        before = text[start : mark.start()]
         blocks = fenced_blocks(before + mark[0])
         if is_code(before) or any(mark[0].strip() in block.text for block in blocks):
-            return text[mark.start() - len(before) :]  # a program names the mark
+            return text[start:]  # a program names the mark
+        start = mark.end()
         if mark["channel"] or mark["opening"]:
             end = re.compile(f"(?i){TOKEN if mark['channel'] else CLOSING}").search(text, start)
             if not end:
@@ -210,7 +210,7 @@ def is_no_program(block: Block, lang: str) -> bool:
     is_sample = re.match(DATA, block.tag) and " example" in f" {block.announcement.lower()}"
     lines = [line for line in block.text.split("\n") if line.strip()]
     code = [line for line in lines if not COMMENT.match(line)] or lines
-    if not lang or not re.search("(?i)bash|shell", lang):
+    if not re.search("(?i)bash|shell", lang):
         code = [line for line in code if not COMMAND.match(line)]
     return bool(is_sample) or all(PLACEHOLDER.match(line) for line in code)
 

@@ -859,12 +859,12 @@ def checked_body(path: str, response: Any, body: bytes) -> bytes:
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         payload = json.loads(body)
         message = payload["choices"][0]["message"] if is_chat else payload
-        parts = message.get("content")
-        if is_chat and isinstance(parts, list) and not payload.get("error"):
+        if is_chat and isinstance(parts := message.get("content"), list):
             message["content"] = joined(parts, "text")
             message["reasoning_content"] = joined(parts, "thinking")
-            return json.dumps(payload).encode()
-        if not payload.get("error") and (not is_chat or isinstance(parts, str | None)):
+            body = json.dumps(payload).encode()
+        is_text = not is_chat or isinstance(message.get("content"), str | None)
+        if is_text and not payload.get("error"):
             return body
     raise NoAnswer(status, text or "an empty body", response.headers)
 
