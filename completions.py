@@ -2,8 +2,7 @@
 # requires-python = ">=3.10"
 # dependencies = [
 #     "litellm >= 1.100, < 2",
-#     "pandas >= 3.0, < 4; python_version >= '3.11'",
-#     "pandas >= 2.3, < 3; python_version < '3.11'",
+#     "pandas >= 2.3, < 4",
 #     "datasets >= 4.4, < 6",
 #     "tqdm >= 4.66, < 5",
 #     "zstandard >= 0.23, < 1",
@@ -40,9 +39,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, redirect_stderr, suppress
 from datetime import datetime, timedelta, timezone
+from difflib import SequenceMatcher
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from itertools import islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -62,15 +62,14 @@ def notify(line: str):
 
 def one_line(error: object, length: int = 300) -> str:
     """The text of an error, shortened between words: half a key would not be masked."""
-    text = str(error)[: 10 * length].strip() or type(error).__name__
-    return textwrap.shorten(text, length, placeholder=" ...")
+    return textwrap.shorten(str(error)[: 10 * length], length) or type(error).__name__
 
 
 def variables(error: object) -> str:
     """Name the variables of the environment that an error may come from, where there are any."""
-    values = ((name, value) for name, value in os.environ.items() if "_" in name and len(value) > 2)
+    values = {n: v.lower() for n, v in os.environ.items() if "_" in n and len(v) > 2}
     names = [
-        n for n, v in values if n.lower().endswith("_proxy") or v.lower() in str(error).lower()
+        n for n, v in values.items() if n.lower().endswith("_proxy") or v in str(error).lower()
     ]
     return f" (see {', '.join(names)})" if names else ""
 
@@ -169,13 +168,13 @@ def load_dataset(
         name = os.path.abspath(name)
     else:
         source["commit"] = revision = commit_on_hub(name, revision) or revision
-    for attempt in (1, 2):
+    for _ in range(2):
         try:
             return datasets.load_dataset(name, config, split=split, revision=revision).to_list()
         except Exception as error:  # its errors share no class
-            if attempt == 2 or getattr(getattr(error, "response", 0), "status_code", 0) < 500:
-                vague = isinstance(error, datasets.exceptions.DatasetGenerationError)
-                why = one_line(error.__cause__ if vague else error, 150)
+            vague = isinstance(error, datasets.exceptions.DatasetGenerationError)
+            why = one_line(error.__cause__ if vague else error, 150)
+            if getattr(getattr(error, "response", 0), "status_code", 0) < 500:
                 break
     raise CompletionsError(
         f"cannot load {name!r}: {why}; check name, network, --config, --split, and HF_TOKEN if it "
@@ -288,7 +287,6 @@ class Output:
             raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
-        self.size = self.answers = self.empty = self.without_program = 0  # of the whole records
         try:
             if not filelock.lock_descriptor(self.file.fileno(), blocking=False):
                 raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
@@ -298,20 +296,22 @@ class Output:
     def answered(self, keys: list[bytes]) -> Counter[bytes]:
         """Count the records of each problem; raises CompletionsError at a line that is none."""
         answered = Counter(dict.fromkeys(keys, 0))
+        self.size = self.empty = self.without_program = 0  # of the whole records
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if is_torn(line):
                     break
                 self.size += len(line)
-                if line.strip():
-                    place = f"{self.path}:{number}"
-                    record = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
-                    if (key := content_key(record)) not in answered or "response" not in record:
-                        other = "not a record of this benchmark; choose another --output-path"
-                        raise CompletionsError(f"{place}: {other}")
-                    answered[key] += 1
-                    self.empty += not record["response"]
-                    self.without_program += record.get("program") is None
+                if not line.strip():
+                    continue
+                place = f"{self.path}:{number}"
+                record = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
+                if (key := content_key(record)) not in answered or "response" not in record:
+                    other = "not a record of this benchmark; choose another --output-path"
+                    raise CompletionsError(f"{place}: {other}")
+                answered[key] += 1
+                self.empty += not record["response"]
+                self.without_program += record.get("program") is None
         self.answers = answered.total()
         return answered
 
@@ -326,15 +326,14 @@ class Output:
 
     def append(self, lines: bytes):
         """Write whole lines and have the disk keep them; where they do not fit, none of them."""
-        rest = memoryview(lines)
+        rest, end = memoryview(lines), self.file.seek(0, os.SEEK_END)
         try:
             while rest:
                 rest = rest[self.file.write(rest) :]
             os.fsync(self.file.fileno())
         except OSError:
-            self.file.truncate(self.size)
+            self.file.truncate(end)
             raise
-        self.size += len(lines)
 
 
 def is_torn(line: bytes) -> bool:
@@ -350,6 +349,7 @@ SAMPLING = ("model", "temperature", "max_tokens", "top_p")
 SETTINGS = (*SAMPLING, "lang", "prompt_column", "param")  # what an answer depends on
 TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 COUNTS = ("requests", *TOKENS, "truncated", "empty", "without_program")
+LOG_LINE = 60  # seconds between two lines in a log file
 # Where the server is and how it is reached: a run may go on elsewhere with the same answers.
 WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
 
@@ -357,9 +357,11 @@ WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extr
 class Run:
     """What made an output, in `<output-path>.run.json`, and what becomes of it, on stderr."""
 
-    def __init__(self, output: Output, settings: dict, source: dict):
+    def __init__(self, output: Output, settings: dict, source: dict, wanted: int, missing: int):
         """Go on from the file of earlier runs; raise CompletionsError on other settings."""
-        self.path, self.saved = Path(f"{output.path}.run.json"), 0.0
+        from tqdm import tqdm
+
+        self.path = Path(f"{output.path}.run.json")
         earlier = self.earlier(settings, output.answers)
         self.totals: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"cost": None}
         self.totals |= earlier.get("totals", {})
@@ -372,8 +374,11 @@ class Run:
         self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
         self.content |= {"answers": output.answers, "totals": self.totals}
         self.failures: dict[str, list[Failure]] = {}
-        self.began, self.stage, self.under_way = time.monotonic(), "loading litellm", 0
-        self.busy = self.longest = 0.0  # seconds that requests took: all together, and the longest
+        self.wanted, self.missing, self.new, self.under_way = wanted, missing, 0, 0
+        self.began = self.drawn = self.saved = time.monotonic()
+        self.stage, self.busy = "loading litellm", 0.0  # busy: seconds that all requests took
+        look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
+        self.bar = tqdm(total=wanted, disable=not sys.stderr.isatty(), **look)
 
     def earlier(self, settings: dict, answers: int) -> dict:
         """The content of the file that earlier runs left, if this one goes on from it.
@@ -409,40 +414,6 @@ class Run:
         draft.replace(self.path)
         self.saved = time.monotonic()
 
-    @contextmanager
-    def shown(self, wanted: int, missing: int) -> Iterator[None]:
-        """Show a bar whose clock runs, or in a log file a line a minute, until the block ends."""
-        from tqdm import tqdm
-
-        self.wanted, self.missing, self.new = wanted, missing, 0
-        over, terminal = threading.Event(), sys.stderr.isatty()
-        look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
-        bar = tqdm(total=wanted, disable=not terminal, **look)
-
-        def draw():
-            bar.n = wanted - self.missing
-            bar.set_description_str(self.state())
-
-        def keep_drawing():
-            while not over.wait(0.5 if terminal else 60):
-                draw() if terminal else notify(self.state())
-
-        threading.Thread(target=keep_drawing, daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
-            draw()
-            bar.close()
-            with suppress(OSError):  # what stops a run may bar that too, and is told already
-                self.save(finished=not self.missing)
-
-    def sent(self, requests: int):
-        if self.stage:  # the first: until now the clock told how long it takes to begin
-            self.stage, self.began = "", time.monotonic()
-        self.under_way += requests
-        self.totals["requests"] += requests
-
     def count(self, outcomes: list):
         """Add up what came of requests; save it once a second, or later if it cannot be now."""
         for outcome in outcomes:
@@ -451,20 +422,36 @@ class Run:
                 continue
             self.missing, self.new = self.missing - 1, self.new + 1
             self.content["answers"] += 1
+            self.busy += outcome.seconds
             for name in filter(outcome.counts.get, outcome.counts):
                 self.totals[name] = (self.totals.get(name) or 0) + outcome.counts[name]
-            self.busy += outcome.seconds
-            self.longest = max(self.longest, outcome.seconds)
         if time.monotonic() - self.saved > 1:
             with suppress(OSError):
                 self.save()
 
+    def draw(self, *, last: bool = False):
+        """Draw the bar, whose clock runs, twice a second; in a log file write a line a minute."""
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if last or now - self.drawn > (0.5 if terminal else LOG_LINE):
+            self.drawn, self.bar.n = now, self.wanted - self.missing
+            self.bar.set_description_str(self.state())
+            if not (terminal or last):
+                notify(self.state())
+
+    def close(self):
+        """Draw the bar and save the totals for the last time."""
+        self.draw(last=True)
+        self.bar.close()
+        self.totals["requests"] += self.under_way
+        with suppress(OSError):  # what stops a run may bar that too, and is told already
+            self.save(finished=not self.missing)
+
     def state(self) -> str:
         """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
-        elapsed = time.monotonic() - self.began
+        elapsed, cost = time.monotonic() - self.began, self.totals["cost"]
         failed = sum(map(len, self.failures.values()))
         parts = [f"{self.wanted - self.missing}/{self.wanted} answers", f"{failed} failed"]
-        parts += [] if self.totals["cost"] is None else [f"${self.totals['cost']:.4f}"]
+        parts += [] if cost is None else [f"${cost:.4f}"]
         left = in_words(self.missing * elapsed / self.new) + " left" if self.new else ""
         parts += [left, f"{60 * self.new / elapsed:.0f}/min"] if left else [in_words(elapsed)]
         return ", ".join([*parts, self.stage or f"{self.under_way} under way"])
@@ -481,13 +468,8 @@ class Run:
                 f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
                 f"({totals['reasoning_tokens']:,} for reasoning), {cost}"
             )
-        if (cut_off := totals["truncated"] / max(1, self.content["answers"])) > 0.01:
-            full = "the model's context is full before that, so serve a longer one"
-            most = 2 * totals.get("context_full", 0) > totals["truncated"]
-            repair = full if most else "raise it, on another output"
-            notify(f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}")
-        if alone := totals.get("reasoning_only"):
-            notify(f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens")
+        for line in self.hints(elapsed, options):
+            notify(line)
         for kind, (example, *others) in self.failures.items():
             if example.text not in end:
                 notify(f"{1 + len(others)} failed: {kind}: {example.text}; {example.repair}")
@@ -496,11 +478,21 @@ class Run:
         if self.missing:
             again = "run the same command again to retry them"
             notify(f"{self.missing} of {self.wanted} have no answer; {again}")
+
+    def hints(self, elapsed: float, options: argparse.Namespace) -> Iterator[str]:
+        """Yield what the next run could do better."""
+        cut_off = self.totals["truncated"] / max(1, self.content["answers"])
+        if cut_off > 0.01:
+            full = 2 * self.totals.get("context_full", 0) > self.totals["truncated"]
+            longer = "the model's context is full before that, so serve a longer one"
+            repair = longer if full else "raise it, on another output"
+            yield f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}"
+        if alone := self.totals.get("reasoning_only"):
+            yield f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens"
         in_flight = options.batch_size * options.concurrent_batches
-        ideal = max(self.busy / in_flight, self.longest)
-        if options.batch_size > 1 and elapsed > 60 and 0 < 2 * ideal < elapsed:
+        if options.batch_size > 1 and elapsed > 60 and 0 < 2 * self.busy / in_flight < elapsed:
             quick = f"--batch-size 1 --concurrent-batches {in_flight}"
-            notify(f"{quick} would take about {in_words(ideal)}: it waits for no whole batch")
+            yield f"{quick} would take about {in_words(self.busy / in_flight)}"
 
 
 def in_words(seconds: float) -> str:
@@ -544,12 +536,12 @@ class Masked:
 
         What stood there is hidden in every text from now on.
         """
+        secret = SECRET.search(name)
         if isinstance(value, list | tuple):
             return [self.settings(inner, name) for inner in value]
         if isinstance(value, dict):
-            secret = bool(SECRET.search(name))
             return {key: self.settings(v, name if secret else key) for key, v in value.items()}
-        if SECRET.search(name) and value and value is not True:  # a switch is no secret
+        if secret and value and value is not True:  # a switch is no secret
             self.secrets |= {str(value), *str(value).split()[-1:]}
             return "***"
         return self.text(value) if isinstance(value, str) else value
@@ -581,34 +573,23 @@ class Masked:
 def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
     """Hide keys in what people are told, and have whatever ends the block be a CompletionsError."""
     masked = Masked(sys.stderr, secret)
-    with redirect_stderr(masked):  # type: ignore[type-var]
-        try:
+    try:
+        with redirect_stderr(masked):  # type: ignore[type-var]
             yield masked
-            return
-        except CompletionsError as error:
-            line = str(error)
-        except OSError as error:
-            place, reason = error.filename or output_path, error.strerror or error
-            line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            line = (
-                f"unforeseen: {type(error).__name__}: {one_line(error)}, {where}{variables(error)}"
-            )
+        return
+    except CompletionsError as error:
+        line = str(error)
+    except OSError as error:
+        place, reason = error.filename or output_path, error.strerror or error
+        line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
+    except Exception as error:
+        file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
+        line = f"unforeseen: {what}{variables(error)}"
     raise CompletionsError(masked.text(line))
 
 
 # --- failures ----------------------------------------------------------------------------------
-
-
-class NoAnswer(Exception):
-    """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
-
-    def __init__(self, status: int, text: str, headers: Any = None):
-        super().__init__(readable(text)[:10_000])  # litellm would search a body of some MB for long
-        self.status, self.headers = status, headers or {}
-
 
 RUN, PROBLEM, PASSING, ANSWERED = "the whole run", "one problem", "passing", "answered"
 # Words that tell a kind whatever the status: providers agree on no other sign of it.
@@ -670,25 +651,34 @@ FAILURES = (
 # fmt: on
 
 
+class NoAnswer(Exception):
+    """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
+
+    def __init__(self, status: int, text: str, headers: Any = None):
+        super().__init__(readable(text[:10_000]))  # a body of some MB takes long to search
+        self.status, self.headers = status, headers or {}
+
+
 class Failure:
     """Why a problem has no answer: `kind` to count it, `text` to read it, `repair` to mend it."""
 
     line = b""
 
-    def __init__(self, problem: dict, error: Exception, options: argparse.Namespace):
-        self.problem, (*chain, last) = problem, causes(error)
-        cause = next((e for e in (*chain, last) if isinstance(e, NoAnswer)), None)
-        text, status = str(cause or last), cause.status if cause else "local"
-        text = without_echo(text, problem[options.prompt_column])
-        self.text = re.sub(r"(?<!\.)\.$", "", one_line(text or type(last).__name__))
-        # So may an address; and a body of some MB is too long to search.
-        signature = re.sub(r"\w+://\S+|_", " ", f"{status} {' '.join(text[:2000].split())}")
+    def __init__(self, problem: dict, error: Exception, options: argparse.Namespace, came: bool):
+        *_, last = chain = list(causes(error))
+        sent = next((e for e in chain if isinstance(e, NoAnswer)), None)
+        # What litellm raises of its own accord it can only say of an answer, once one came.
+        status = sent.status if sent else 200 if came else "local"
+        self.problem, self.text = problem, one_line(sent or last).rstrip(".")
+        # An address may hold telling words too.
+        text = re.sub(r"\w+://\S+", " ", str(sent or last))
+        signature = f"{status} {in_own_words(text, problem[options.prompt_column])}"
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         label, self.concerns, _, repair = row
-        self.kind = f"{status} {label}" if cause and status else label
+        self.kind = f"{status} {label}" if sent and status else label
         given = ", ".join(f"{name}={value}" for name, value in options.param.items())
         self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
-        self.retry_after = retry_after(cause.headers, text) if cause else 0.0
+        self.retry_after = retry_after(sent.headers, text) if sent else 0.0
         self.unreachable = label == "no connection"
         self.per_minute = label == "rate limit" and not self.retry_after
         if self.concerns == PASSING and self.retry_after > 3600:
@@ -697,18 +687,6 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
-
-
-def without_echo(text: str, prompt: str) -> str:
-    """The text without what it echoes of the prompt, whole or cut: that may speak of a balance."""
-    words, sent = (re.sub(r"\\+[nrt]", " ", t[:10_000]).split() for t in (text, prompt))
-    plain = [re.sub(r"\W", "", word) for word in words]
-    prompt = " ".join(re.sub(r"\W", "", word) for word in sent)
-    echoed: set[int] = set()
-    for n in range(len(words) - 3):
-        if " ".join(plain[n : n + 4]) in prompt:
-            echoed.update(range(n, n + 4))
-    return " ".join(word for n, word in enumerate(words) if n not in echoed) if echoed else text
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -720,40 +698,42 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def readable(body: str) -> str:
     """The texts in an error's JSON, whatever its form; else the body without its HTML tags."""
-
-    def texts(value: Any) -> list[str]:
-        if isinstance(value, str):
-            return [value]
-        inner = value.values() if isinstance(value, dict) else value
-        return [t for v in inner for t in texts(v)] if isinstance(value, dict | list) else []
-
-    try:
-        return ", ".join(filter(None, dict.fromkeys(texts(json.loads(body))))) or body
-    except (ValueError, RecursionError):
-        return re.sub(r"<[^<>]*>", " ", body[:2000])
+    if body.strip()[:1] not in ("{", "["):
+        return re.sub(r"<[^<>]*>", " ", body)
+    texts = re.findall(r'("(?:[^"\\]|\\.)*")(\s*:)?', body)
+    with suppress(ValueError):
+        found = dict.fromkeys(json.loads(text) for text, is_key in texts if not is_key)
+        return ", ".join(filter(None, found)) or body
+    return body
 
 
-AFTER = re.compile(
-    r"(?i)(?:again|retry|wait)\w* (?:in|after|for)\D{0,9}(\d+(?:\.\d+)?) ?"
-    r"(ms|milli\w*|s|sec\w*|m|min\w*|h|hours?)(?![a-z])"
-)
+def in_own_words(text: str, prompt: str) -> str:
+    """The words of a text but what it repeats of the prompt: that may speak of a balance."""
+    said, sent = (re.findall(r"\w+", re.sub(r"\\+[nrt]|_", " ", t[:5000])) for t in (text, prompt))
+    echo = SequenceMatcher(None, said, sent, autojunk=False)
+    while (found := echo.find_longest_match()).size > 6:
+        del said[found.a : found.a + found.size]
+        echo.set_seq1(said)
+    return " ".join(said)
+
+
+UNITS = {"ms": 0.001, "milli": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+TIME = r"(\d+(?:\.\d+)?) ?(ms|milli|s|m|h|d)[a-z]*"
+AFTER = re.compile(rf"(?:again|retry|wait)\w*\D{{1,20}}?((?:{TIME}[ ,]*(?:and )?)+)")
 
 
 def retry_after(headers: Any, text: str) -> float:
-    """Seconds that the server asks to wait, in words or a header, a number or a date; else 0.
+    """Seconds that the server asks to wait, in a header or in words, a number or a date; else 0.
 
     A LiteLLM proxy passes the header on as llm_provider-retry-after.
     """
-    asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), None)
-    seconds = 0.0
-    if asked:
-        with suppress(ValueError, OverflowError):
-            seconds = parsedate_to_datetime(asked).timestamp() - time.time()
-        with suppress(ValueError):
-            seconds = float(asked)
-    elif said := AFTER.search(text[:2000]):
-        milli, unit = re.match("(?i)ms|mil", said[2]), said[2][0].lower()
-        seconds = float(said[1]) * (0.001 if milli else {"s": 1, "m": 60, "h": 3600}[unit])
+    asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
+    said = AFTER.search(f"retry after {asked}; {text}".lower())
+    seconds = sum(float(n) * UNITS[unit] for n, unit in re.findall(TIME, said[1])) if said else 0.0
+    with suppress(ValueError, OverflowError):
+        seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+    with suppress(ValueError):
+        seconds = float(asked) - (time.time() if float(asked) > 1e9 else 0)
     return min(max(0.0, seconds), 1e9)
 
 
@@ -785,33 +765,19 @@ class Transport:
         import httpx
         from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
-        # Each is used by one thread at a time: a pool that many share looks at all its connections
-        # for each request, and now and then closes one as stale just when another thread took it.
         security = get_ssl_configuration()
         self.client = lambda: httpx.Client(verify=security)
+        # Each is used by one thread at a time: a pool that many share looks at all its connections
+        # for each request, and now and then closes one as stale just when another thread took it.
         self.idle = [self.client()]
-        self.httpx, self.options = httpx, options
-        self.lost: tuple = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError)
-        self.lost += (httpx.RemoteProtocolError, httpx.DecodingError)
+        self.options, self.answered = options, False
 
     def handle_request(self, request: Any) -> Any:
         """Send a request and receive the whole answer; raises NoAnswer for what is none."""
+        import httpx
+
         refuse_other_host(str(request.url), self.options)
         request.extensions["timeout"]["connect"] = min(10, self.options.timeout)
-        try:
-            response, body = self.exchange(request)
-        except self.lost as error:
-            *_, cause = causes(error)
-            text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
-            raise NoAnswer(0, text + variables(text)) from error
-        if request.method == "POST":
-            body = checked_body(request.url.path, response, body)
-        encoded = ("content-encoding", "content-length", "transfer-encoding")
-        headers = {name: v for name, v in response.headers.items() if name not in encoded}
-        return self.httpx.Response(response.status_code, headers=headers, content=body)
-
-    def exchange(self, request: Any) -> tuple[Any, bytes]:
-        """Send a request; return the response and its body, in 3 times --timeout as a whole."""
         end, body = time.monotonic() + 3 * self.options.timeout, bytearray()
         try:
             client = self.idle.pop()
@@ -819,13 +785,24 @@ class Transport:
             client = self.client()
         try:
             with closing(client.send(request, stream=True)) as response:
-                for piece in response.iter_bytes():
+                for piece in response.iter_raw():
                     body += piece
                     if time.monotonic() > end:
-                        raise self.httpx.ReadTimeout("no whole answer in three times --timeout")
+                        raise httpx.ReadTimeout("no whole answer in three times --timeout")
+            whole = httpx.Response(
+                response.status_code, headers=response.headers, content=bytes(body)
+            )
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
+            raise  # nothing was sent
+        except httpx.RequestError as error:
+            *_, cause = causes(error)
+            text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
+            raise NoAnswer(0, text + variables(text)) from error
         finally:
             self.idle.append(client)
-        return response, bytes(body)
+        if request.method == "POST":
+            whole, self.answered = checked(request.url.path, whole), True
+        return whole
 
     def close(self):
         """Stay open: clients of litellm come and go."""
@@ -846,27 +823,28 @@ def refuse_other_host(url: str, options: argparse.Namespace):
         )
 
 
-def checked_body(path: str, response: Any, body: bytes) -> bytes:
-    """The body of an answer, in OpenAI's form with its content as one text; NoAnswer for others."""
-    status, text = response.status_code, body.decode("utf-8", "replace")
+def checked(path: str, response: Any) -> Any:
+    """The response, in OpenAI's form with its content as one text; NoAnswer if it is no answer."""
+    status, text, headers = response.status_code, response.text, response.headers
     if status >= 300:
-        where = response.headers.get("location")
-        raise NoAnswer(status, f"redirected to {where}" if where else text, response.headers)
+        where = headers.get("location")
+        raise NoAnswer(status, f"redirected to {where}" if where else text, headers)
     is_chat = path.endswith("/chat/completions")
-    is_json = response.headers.get("content-type", "").startswith("application/json")
-    if not is_chat and not is_json and body and not text.lstrip().startswith("<"):
-        return body
+    is_json = headers.get("content-type", "").startswith("application/json")
+    if not is_chat and not is_json and text and not text.lstrip().startswith("<"):
+        return response
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        payload = json.loads(body)
-        message = payload["choices"][0]["message"] if is_chat else payload
-        if is_chat and isinstance(parts := message.get("content"), list):
+        payload = json.loads(response.content)
+        choice = payload["choices"][0] if is_chat else {"message": {}}
+        message = choice["message"]
+        if isinstance(parts := message.get("content"), list):
             message["content"] = joined(parts, "text")
             message["reasoning_content"] = joined(parts, "thinking")
-            body = json.dumps(payload).encode()
-        is_text = not is_chat or isinstance(message.get("content"), str | None)
-        if is_text and not payload.get("error"):
-            return body
-    raise NoAnswer(status, text or "an empty body", response.headers)
+            response = type(response)(status, json=payload)
+        is_text = isinstance(message.get("content"), str | None)
+        if is_text and not payload.get("error") and not choice.get("error"):
+            return response
+    raise NoAnswer(status, text or "an empty body", headers)
 
 
 def joined(parts: list, kind: str) -> str:
@@ -882,9 +860,8 @@ class Answer:
     unreachable = False
 
     def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
-        self.problem, choice = problem, response.choices[0]
-        text, usage = choice.message.content or "", getattr(response, "usage", None)
-        usage = usage if getattr(usage, "total_tokens", 0) else None  # litellm makes up zeros
+        choice, usage = response.choices[0], getattr(response, "usage", None)
+        usage = usage if getattr(usage, "prompt_tokens", 0) else None  # litellm makes up zeros
         of_completion = getattr(usage, "completion_tokens_details", None)
         details = {
             "finish_reason": choice.finish_reason,
@@ -895,11 +872,11 @@ class Answer:
             "cost": getattr(response, "_hidden_params", {}).get("response_cost"),
             "seconds": (getattr(response, "_response_ms", None) or 0) / 1000 or None,
         }
+        text, self.seconds = choice.message.content or "", details["seconds"] or 0
         program = extract_code_from_markdown(text, options.lang)
         record = {**problem, "response": text, "program": program}
         record |= {"details": details} if options.details else {}
         self.line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        self.seconds = details["seconds"] or 0
         cut_off, used = choice.finish_reason == "length", details["completion_tokens"]
         self.counts = {name: details[name] for name in (*TOKENS, "cost")} | {
             "truncated": cut_off,
@@ -921,14 +898,14 @@ def field(message: Any, *names: str) -> Any:
 BROKEN_OFF = r"error|abort|fail|cancel|interrupt|insufficient|unavailable|overload|network|timeout"
 
 
-def outcome(problem: dict, response: Any, options: argparse.Namespace) -> Answer | Failure:
-    """An answer; or a failure, also where a provider blocked an answer or broke it off."""
+def outcome(problem: dict, response: Any, options: argparse.Namespace, came: bool) -> Any:
+    """An Answer or a Failure; came: whether the server ever sent an answer."""
     error = response if isinstance(response, Exception) else why_none(response)
-    return Failure(problem, error, options) if error else Answer(problem, response, options)
+    return Failure(problem, error, options, came) if error else Answer(problem, response, options)
 
 
 def why_none(response: Any) -> Exception | None:
-    """Why a response is no answer; None if it is one."""
+    """Why a response is no answer, as one that a provider blocked or broke off; None if it is."""
     if not getattr(response, "choices", None):
         return NoAnswer(200, "the response has no choices")
     choice = response.choices[0]
@@ -940,7 +917,7 @@ def why_none(response: Any) -> Exception | None:
     return NoAnswer(200, f"refusal: {refusal}") if refusal and not choice.message.content else None
 
 
-def connect(options: argparse.Namespace):
+def connect(options: argparse.Namespace) -> Transport:
     """Import litellm with no word of its own and no request for prices, over our Transport.
 
     All that a request rests on is set up here: what fails is told before the first one.
@@ -958,12 +935,9 @@ def connect(options: argparse.Namespace):
             gc.freeze()  # what was imported stays, and need not be looked at again
         litellm.suppress_debug_info = True
         litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-        litellm.sync_transport = Transport(options)
-        litellm.client_session = httpx.Client(transport=litellm.sync_transport)
-    except Exception as error:  # whatever a variable of the environment leads to
-        repair = "install what it names, or mend or unset the variable"
-        line = f"no request can be made: {one_line(error)}; {repair}{variables(error)}"
-        raise CompletionsError(line) from None
+        litellm.sync_transport = transport = Transport(options)
+        litellm.client_session = httpx.Client(transport=transport)
+        return transport
     finally:
         gc.enable()
 
@@ -978,13 +952,15 @@ class Requests:
         self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
         self.first: list = []  # what came of the first batches, ten requests
         self.taken = self.in_a_row = self.next_notice = 0.0
+        self.transport: Any = None
         self.closed = False
 
-    def perform(self, batches: Iterator[list[dict]], concurrency: int):
-        """Ask for all batches, so many at once, until done or ended: what is under way is awaited.
+    def perform(self, batches: Iterator[list[dict]]):
+        """Ask for all batches until done or ended: what is under way is awaited.
 
         On Ctrl-C, SIGTERM or a full disk it keeps what has arrived, and raises.
         """
+        concurrency = at_once(self.options)
         try:
             pool = ThreadPoolExecutor(concurrency)
             workers = {pool.submit(self.work_off, batches) for _ in range(concurrency)}
@@ -992,6 +968,7 @@ class Requests:
                 done, workers = wait(workers, timeout=0.1, return_when=FIRST_EXCEPTION)
                 for worker in done:
                     worker.result()  # raises what the thread raised
+                self.run.draw()
                 if self.options.stop and self.options.stop.is_set():
                     raise KeyboardInterrupt
         except BaseException:
@@ -1005,13 +982,15 @@ class Requests:
             with self.lock:
                 batch, first = next(batches, []), self.taken < 10
                 self.taken += len(batch)
+                if batch and not self.transport:
+                    self.transport = connect(self.options)
             if not batch:
                 return
             self.work(batch, first)
 
     def work(self, batch: list[dict], first: bool):
         """Ask for a batch, and after a pause again for what failed for a passing reason."""
-        for attempt in range(1, self.options.max_retries + 2):
+        for attempt in count(1):
             outcomes = self.ask(batch)
             again = [o for o in outcomes if o.concerns == PASSING and attempt <= self.retries(o)]
             self.keep([o for o in outcomes if o not in again], first)
@@ -1024,7 +1003,7 @@ class Requests:
             batch = [outcome.problem for outcome in again]
 
     def ask(self, batch: list[dict]) -> list:
-        """Make one batch request; return the Answer or Failure that came of each problem."""
+        """Make one batch request; return what came of each problem."""
         import litellm
 
         o = self.options
@@ -1032,16 +1011,18 @@ class Requests:
         messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
         with self.lock:
-            self.run.sent(len(batch))
+            self.run.stage, self.run.under_way = "", self.run.under_way + len(batch)
         try:
             responses = litellm.batch_completion(**request)
         except Exception as error:  # vllm/ raises instead of returning exceptions
             responses = [error] * len(batch)
         with self.lock:
             self.run.under_way -= len(batch)
-        return [outcome(p, r, o) for p, r in zip(batch, responses, strict=True)]
+            self.run.totals["requests"] += len(batch)
+        answered = self.transport.answered
+        return [outcome(p, r, o, answered) for p, r in zip(batch, responses, strict=True)]
 
-    def retries(self, failure: "Failure") -> int:
+    def retries(self, failure: Failure) -> int:
         """How often to ask again: just once where nothing was ever answered, and nobody listens."""
         most = 1 if failure.unreachable and not self.answers else self.options.max_retries
         return min(most, self.options.max_retries)
@@ -1064,7 +1045,7 @@ class Requests:
             if len(self.first) >= 10 and alike:
                 self.finish(self.first[0], "all requests fail alike: ")
 
-    def judge(self, outcome: Any):
+    def judge(self, outcome: Answer | Failure):
         """End the run at a failure that concerns all of it, or when the server is gone."""
         if outcome.concerns == ANSWERED:
             self.answers, self.in_a_row = self.answers + 1, 0
@@ -1075,7 +1056,7 @@ class Requests:
             if self.in_a_row >= 10:
                 self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
 
-    def finish(self, failure: "Failure", why: str = ""):
+    def finish(self, failure: Any, why: str = ""):
         self.end = self.end or f"{why}{failure}; {failure.repair}"
         self.ended.set()
 
@@ -1085,15 +1066,14 @@ def at_once(options: argparse.Namespace) -> int:
 
     A request takes four: its connection, and the event loop that litellm runs after it.
     """
-    try:
+    most = options.concurrent_batches
+    with suppress(ImportError, ValueError, OSError):  # Windows; a limit that cannot be raised
         import resource
-    except ImportError:  # Windows
-        return options.concurrent_batches
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, which says "unlimited"
-    with suppress(ValueError, OSError):
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
+        most = max(1, (files - 64) // 4 // options.batch_size)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    most = max(1, (files - 64) // 4 // options.batch_size)
     if options.concurrent_batches > most:
         notify(f"{files} open files (ulimit -n) allow {most} --concurrent-batches at once, no more")
     return min(options.concurrent_batches, most)
@@ -1131,8 +1111,7 @@ def main_with_args(
     sends none. Raises CompletionsError where the run cannot begin or go on, and KeyboardInterrupt
     on Ctrl-C or when another thread sets stop; every answer that came is on disk then.
     """
-    options = argparse.Namespace(**locals() | {"param": param or {}})
-    check(options)
+    options = checked_options(**locals())
     with told(options.param, output_path) as masked:
         source: dict = {"config": config, "split": split, "revision": revision}
         problems = load_benchmark(benchmark, **source, prompt_column=prompt_column, source=source)
@@ -1143,15 +1122,14 @@ def main_with_args(
         with output.file:
             answered = output.answered(keys)
             settings = {name: getattr(options, name) for name in SETTINGS}
-            run = Run(output, masked.settings(settings), masked.settings(source))
             todo = unanswered(problems[:limit], keys, answered, num_samples)
+            made = masked.settings(settings), masked.settings(source)
+            run = Run(output, *made, len(problems[:limit]) * num_samples, len(todo))
             output.cut_torn_line()
             requests = Requests(output, run, options)
-            with run.shown(len(problems[:limit]) * num_samples, len(todo)):
+            with closing(run):
                 run.save()
-                if todo:
-                    connect(options)
-                    requests.perform(batches(todo, batch_size, progress=False), at_once(options))
+                requests.perform(batches(todo, batch_size, progress=False))
         run.conclude(requests.end, options)
         return run.missing
 
@@ -1199,68 +1177,75 @@ def json_or_text(value: str) -> object:
 
 RESERVED = {"model", "messages", "temperature", "max_tokens", "top_p", "timeout", "n", "stream"}
 RESERVED |= {"request_timeout", "max_retries", "num_retries", "max_workers"}
+COUNT = number(int, 1, 10_000)
 # fmt: off
-NUMBERS = {  # least, most, and whether it can be none
-    "num_samples": number(int, 1, 10_000), "limit": number(int, 1, 10**9, or_none=True),
-    "temperature": number(float, 0, 100, or_none=True), "top_p": number(float, 0, 1, or_none=True),
-    "max_tokens": number(int, 1, 10**8, or_none=True), "batch_size": number(int, 1, 10_000),
-    "concurrent_batches": number(int, 1, 10_000), "timeout": number(float, 0.001, 10**6),
-    "max_retries": number(int, 0, 100),
-}
-OPTIONS = {  # of each group: name, metavar, default, help
+OPTIONS = {  # of each group: name, metavar, default, type, help
     "what to run": (
-        ("model", "MODEL", ..., "LiteLLM's name of the model, with its provider"),
-        ("benchmark", "BENCHMARK", ..., "a JSONL file (.gz .bz2 .xz .zst .zip too) or its address, "
-         "a dataset of the Hugging Face Hub, or a folder"),
-        ("lang", "LANG", ..., 'language to solve in: free text for the prompt, as "C#"'),
-        ("output_path", "FILE", ..., "JSONL file to append to; FILE.run.json says what made it"),
-        ("num_samples", "N", 1, "answers to each problem, one record each"),
-        ("limit", "N", None, "only the first N problems (default: all)"),
+        ("model", "MODEL", ..., str, "LiteLLM's name of the model, with its provider"),
+        ("benchmark", "BENCHMARK", ..., str, "a JSONL file (.gz .bz2 .xz .zst .zip too) or its "
+         "address, a dataset of the Hugging Face Hub, or a folder"),
+        ("lang", "LANG", ..., str, 'language to solve in: free text for the prompt, as "C#"'),
+        ("output_path", "FILE", ..., str,
+         "JSONL file to append to; FILE.run.json says what made it"),
+        ("num_samples", "N", 1, COUNT, "answers to each problem, one record each"),
+        ("limit", "N", None, number(int, 1, 10**9, or_none=True),
+         "only the first N problems (default: all)"),
     ),
     "where a benchmark differs": (
-        ("config", "NAME", None, "configuration of a dataset (default: none)"),
-        ("split", "NAME", "test", "split of a dataset, also a slice such as test[:20]"),
-        ("revision", "NAME", None, "branch, tag or commit of a dataset (default: its newest)"),
-        ("prompt_column", "NAME", "prompt", "field that holds the prompt"),
+        ("config", "NAME", None, str, "configuration of a dataset (default: none)"),
+        ("split", "NAME", "test", str, "split of a dataset, also a slice such as test[:20]"),
+        ("revision", "NAME", None, str, "branch, tag or commit of a dataset (default: its newest)"),
+        ("prompt_column", "NAME", "prompt", str, "field that holds the prompt"),
     ),
     "how to sample: these change scores": (
-        ("temperature", "T", 0.2, "a number, at least 0, or none: not sent"),
-        ("top_p", "P", 0.95, "a number within 0 and 1, or none: not sent"),
-        ("max_tokens", "N", 5000, "tokens of one response, reasoning included, or none: not sent"),
+        ("temperature", "T", 0.2, number(float, 0, 100, or_none=True),
+         "a number, at least 0, or none: not sent"),
+        ("top_p", "P", 0.95, number(float, 0, 1, or_none=True),
+         "a number within 0 and 1, or none: not sent"),
+        ("max_tokens", "N", 5000, number(int, 1, 10**8, or_none=True),
+         "tokens of one response, reasoning included, or none: not sent"),
     ),
     "pace and patience": (
-        ("batch_size", "N", 10, "problems in one batch request"),
-        ("concurrent_batches", "K", 1, "batch requests under way at once; --batch-size 1 with K=64 "
-         "keeps 64 requests in flight with no waiting for the slowest of a batch"),
-        ("timeout", "SECONDS", 600, "for a silence of the server; three times that for a request"),
-        ("max_retries", "N", 5, "for a request that failed for a passing reason"),
+        ("batch_size", "N", 10, COUNT, "problems in one batch request"),
+        ("concurrent_batches", "K", 1, COUNT, "batch requests under way at once; --batch-size 1 "
+         "with K=64 keeps 64 requests in flight with no waiting for the slowest of a batch"),
+        ("timeout", "SECONDS", 600, number(float, 0.001, 10**6),
+         "for a silence of the server; three times that for a request"),
+        ("max_retries", "N", 5, number(int, 0, 100),
+         "for a request that failed for a passing reason"),
     ),
 }
 # fmt: on
 
 
-def check(options: argparse.Namespace):
-    """Raise CompletionsError for values that no run can have, alone or together."""
-    for name, parse in NUMBERS.items():
-        value = getattr(options, name)
+def checked_options(**options: Any) -> argparse.Namespace:
+    """The options of a run; raises CompletionsError for what none can have, alone or together."""
+    options["param"] = dict(options["param"] or {})
+    for name, _, _, parse, _ in chain(*OPTIONS.values()):
         try:
-            parse("none" if value is None else str(value))
+            options[name] = options[name] if parse is str else parse(str(options[name]))
         except (ValueError, argparse.ArgumentTypeError):
-            raise CompletionsError(f"{name} cannot be {value!r}") from None
-    if options.prompt_column in OURS:
-        raise CompletionsError(f"--prompt-column cannot be {options.prompt_column}: it is written")
-    for name, value in options.param.items():
+            raise CompletionsError(f"{name} cannot be {options[name]!r}") from None
+    for name, value in options["param"].items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise CompletionsError(f"--param {name} cannot be {value!r} in JSON") from None
-    if options.num_samples > 1 and "seed" in options.param:
-        raise CompletionsError("with seed all samples of a problem are the same: leave it out")
-    if options.model.startswith(("vllm/", "aiohttp_openai/")) and options.concurrent_batches > 1:
-        own = "start a vLLM server and use hosted_vllm/"
+    if options["prompt_column"] in OURS:
         raise CompletionsError(
-            f"vllm/ runs one batch at a time: drop --concurrent-batches, or {own}"
+            f"--prompt-column cannot be {options['prompt_column']}: it is written"
         )
+    if options["num_samples"] > 1 and "seed" in options["param"]:
+        raise CompletionsError("with seed all samples of a problem are the same: leave it out")
+    if (
+        options["model"].startswith(("vllm/", "aiohttp_openai/"))
+        and options["concurrent_batches"] > 1
+    ):
+        raise CompletionsError(
+            "vllm/ runs one batch at a time: drop --concurrent-batches, or start a vLLM server and "
+            "use hosted_vllm/"
+        )
+    return argparse.Namespace(**options)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -1271,10 +1256,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     for group, options in OPTIONS.items():
         add = parser.add_argument_group(group).add_argument
-        for name, metavar, default, text in options:
+        for name, metavar, default, kind, text in options:
             text += "" if default in (..., None) else " (default: %(default)s)"
             wanted = {"required": True} if default is ... else {"default": default}
-            kind = NUMBERS.get(name, str)
             add("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text, **wanted)
     help = (
         "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, extra_body"
@@ -1284,19 +1268,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     help = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
     add("--details", action="store_true", help=help)
     args = parser.parse_args(argv)
-    args.param = dict(args.param)
     try:
-        check(args)
+        return checked_options(**vars(args))
     except CompletionsError as error:
         parser.error(str(error))
-    return args
-
-
-def typed(argv: list[str]) -> list[dict]:
-    """What was typed, as names and values, so that a usage error shows no key."""
-    pairs = [word.partition("=")[::2] for word in argv]
-    pairs += [(word, value) for word, value in pairwise(argv) if re.match("--?[^=]+$", word)]
-    return [{name: json_or_text(value)} for name, value in pairs]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1312,8 +1287,11 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
     stop = threading.Event()
+    words = sys.argv[1:] if argv is None else argv
+    typed = [word.partition("=")[::2] for word in words]  # may be secrets, in a usage error too
+    typed += [(word, value) for word, value in pairwise(words) if re.match("--?[^=]+$", word)]
     try:
-        with told(typed(sys.argv[1:] if argv is None else argv)):
+        with told([{name: json_or_text(value)} for name, value in typed]):
             args = parse_args(argv)
             running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args), stop=stop)
             while not (running.done() or signals):

@@ -783,11 +783,7 @@ def test_a_log_file_gets_few_lines_and_a_known_price(server, command, told):
 def test_a_log_file_gets_a_line_a_minute_also_while_nothing_is_answered(
     server, command, told, monkeypatch
 ):
-    class Event(threading.Event):
-        def wait(self, timeout=None):
-            return super().wait(0.2 if timeout == 60 else timeout)  # a short minute
-
-    monkeypatch.setattr(threading, "Event", Event)
+    monkeypatch.setattr(completions, "LOG_LINE", 0.2)  # a short minute
     server.replies = lambda request: Reply(seconds=1.5 if request.problem > 1 else 0)
     write_problems(4)
     assert main(command("--batch-size", 2)) == 0
