@@ -917,7 +917,7 @@ def why_none(response: Any) -> Exception | None:
     return NoAnswer(200, f"refusal: {refusal}") if refusal and not choice.message.content else None
 
 
-def connect(options: argparse.Namespace) -> Transport:
+def connect(options: argparse.Namespace):
     """Import litellm with no word of its own and no request for prices, over our Transport.
 
     All that a request rests on is set up here: what fails is told before the first one.
@@ -935,9 +935,8 @@ def connect(options: argparse.Namespace) -> Transport:
             gc.freeze()  # what was imported stays, and need not be looked at again
         litellm.suppress_debug_info = True
         litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-        litellm.sync_transport = transport = Transport(options)
-        litellm.client_session = httpx.Client(transport=transport)
-        return transport
+        litellm.sync_transport = Transport(options)
+        litellm.client_session = httpx.Client(transport=litellm.sync_transport)
     finally:
         gc.enable()
 
@@ -952,7 +951,6 @@ class Requests:
         self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
         self.first: list = []  # what came of the first batches, ten requests
         self.taken = self.in_a_row = self.next_notice = 0.0
-        self.transport: Any = None
         self.closed = False
 
     def perform(self, batches: Iterator[list[dict]]):
@@ -963,18 +961,23 @@ class Requests:
         concurrency = at_once(self.options)
         try:
             pool = ThreadPoolExecutor(concurrency)
-            workers = {pool.submit(self.work_off, batches) for _ in range(concurrency)}
-            while workers:
-                done, workers = wait(workers, timeout=0.1, return_when=FIRST_EXCEPTION)
-                for worker in done:
-                    worker.result()  # raises what the thread raised
-                self.run.draw()
-                if self.options.stop and self.options.stop.is_set():
-                    raise KeyboardInterrupt
+            self.wait_for({pool.submit(connect, self.options)})
+            self.run.stage = ""
+            self.wait_for({pool.submit(self.work_off, batches) for _ in range(concurrency)})
         except BaseException:
             self.ended.set()
             self.keep([], last=True)
             raise
+
+    def wait_for(self, jobs: set):
+        """Draw the bar until all jobs are done; raise what one raised, and KeyboardInterrupt."""
+        while jobs:
+            done, jobs = wait(jobs, timeout=0.1, return_when=FIRST_EXCEPTION)
+            for job in done:
+                job.result()
+            self.run.draw()
+            if self.options.stop and self.options.stop.is_set():
+                raise KeyboardInterrupt
 
     def work_off(self, batches: Iterator[list[dict]]):
         """Take one batch after another until none is left."""
@@ -982,8 +985,6 @@ class Requests:
             with self.lock:
                 batch, first = next(batches, []), self.taken < 10
                 self.taken += len(batch)
-                if batch and not self.transport:
-                    self.transport = connect(self.options)
             if not batch:
                 return
             self.work(batch, first)
@@ -1011,7 +1012,7 @@ class Requests:
         messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
         with self.lock:
-            self.run.stage, self.run.under_way = "", self.run.under_way + len(batch)
+            self.run.under_way += len(batch)
         try:
             responses = litellm.batch_completion(**request)
         except Exception as error:  # vllm/ raises instead of returning exceptions
@@ -1019,7 +1020,7 @@ class Requests:
         with self.lock:
             self.run.under_way -= len(batch)
             self.run.totals["requests"] += len(batch)
-        answered = self.transport.answered
+        answered = litellm.sync_transport.answered
         return [outcome(p, r, o, answered) for p, r in zip(batch, responses, strict=True)]
 
     def retries(self, failure: Failure) -> int:
@@ -1129,7 +1130,8 @@ def main_with_args(
             requests = Requests(output, run, options)
             with closing(run):
                 run.save()
-                requests.perform(batches(todo, batch_size, progress=False))
+                if todo:
+                    requests.perform(batches(todo, batch_size, progress=False))
         run.conclude(requests.end, options)
         return run.missing
 
@@ -1181,29 +1183,28 @@ COUNT = number(int, 1, 10_000)
 # fmt: off
 OPTIONS = {  # of each group: name, metavar, default, type, help
     "what to run": (
-        ("model", "MODEL", ..., str, "LiteLLM's name of the model, with its provider"),
-        ("benchmark", "BENCHMARK", ..., str, "a JSONL file (.gz .bz2 .xz .zst .zip too) or its "
-         "address, a dataset of the Hugging Face Hub, or a folder"),
-        ("lang", "LANG", ..., str, 'language to solve in: free text for the prompt, as "C#"'),
-        ("output_path", "FILE", ..., str,
-         "JSONL file to append to; FILE.run.json says what made it"),
+        ("model", "NAME", ..., str, "LiteLLM's name of the model, with its provider"),
+        ("benchmark", "NAME", ..., str, "a JSONL file (.gz .bz2 .xz .zst .zip too) or its address, "
+         "a dataset of the Hugging Face Hub, or a folder"),
+        ("lang", "NAME", ..., str, 'language to solve in: free text, as "C#"'),
+        ("output_path", "FILE", ..., str, "JSONL file to append to, with FILE.run.json beside it"),
         ("num_samples", "N", 1, COUNT, "answers to each problem, one record each"),
         ("limit", "N", None, number(int, 1, 10**9, or_none=True),
          "only the first N problems (default: all)"),
     ),
     "where a benchmark differs": (
         ("config", "NAME", None, str, "configuration of a dataset (default: none)"),
-        ("split", "NAME", "test", str, "split of a dataset, also a slice such as test[:20]"),
-        ("revision", "NAME", None, str, "branch, tag or commit of a dataset (default: its newest)"),
+        ("split", "NAME", "test", str, "split of a dataset, also test[:20]"),
+        ("revision", "NAME", None, str, "branch, tag or commit of a dataset (default: newest)"),
         ("prompt_column", "NAME", "prompt", str, "field that holds the prompt"),
     ),
     "how to sample: these change scores": (
         ("temperature", "T", 0.2, number(float, 0, 100, or_none=True),
-         "a number, at least 0, or none: not sent"),
+         "a number, or none: not sent"),
         ("top_p", "P", 0.95, number(float, 0, 1, or_none=True),
-         "a number within 0 and 1, or none: not sent"),
+         "within 0 and 1, or none: not sent"),
         ("max_tokens", "N", 5000, number(int, 1, 10**8, or_none=True),
-         "tokens of one response, reasoning included, or none: not sent"),
+         "of one response, with its reasoning; or none: not sent"),
     ),
     "pace and patience": (
         ("batch_size", "N", 10, COUNT, "problems in one batch request"),
@@ -1211,8 +1212,7 @@ OPTIONS = {  # of each group: name, metavar, default, type, help
          "with K=64 keeps 64 requests in flight with no waiting for the slowest of a batch"),
         ("timeout", "SECONDS", 600, number(float, 0.001, 10**6),
          "for a silence of the server; three times that for a request"),
-        ("max_retries", "N", 5, number(int, 0, 100),
-         "for a request that failed for a passing reason"),
+        ("max_retries", "N", 5, number(int, 0, 100), "after a passing failure"),
     ),
 }
 # fmt: on
