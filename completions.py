@@ -1184,8 +1184,8 @@ COUNT = number(int, 1, 10_000)
 OPTIONS = {  # of each group: name, metavar, default, type, help
     "what to run": (
         ("model", "NAME", ..., str, "LiteLLM's name of the model, with its provider"),
-        ("benchmark", "NAME", ..., str, "a JSONL file (.gz .bz2 .xz .zst .zip too) or its address, "
-         "a dataset of the Hugging Face Hub, or a folder"),
+        ("benchmark", "NAME", ..., str, "a JSONL file (or .gz .bz2 .xz .zst .zip), its address, a "
+         "folder, or a dataset of the Hugging Face Hub"),
         ("lang", "NAME", ..., str, 'language to solve in: free text, as "C#"'),
         ("output_path", "FILE", ..., str, "JSONL file to append to, with FILE.run.json beside it"),
         ("num_samples", "N", 1, COUNT, "answers to each problem, one record each"),
@@ -1208,10 +1208,10 @@ OPTIONS = {  # of each group: name, metavar, default, type, help
     ),
     "pace and patience": (
         ("batch_size", "N", 10, COUNT, "problems in one batch request"),
-        ("concurrent_batches", "K", 1, COUNT, "batch requests under way at once; --batch-size 1 "
-         "with K=64 keeps 64 requests in flight with no waiting for the slowest of a batch"),
+        ("concurrent_batches", "K", 1, COUNT, "batch requests under way at once; with "
+         "--batch-size 1 so many requests are always in flight"),
         ("timeout", "SECONDS", 600, number(float, 0.001, 10**6),
-         "for a silence of the server; three times that for a request"),
+         "of silence; a request gets 3 times that"),
         ("max_retries", "N", 5, number(int, 0, 100), "after a passing failure"),
     ),
 }
@@ -1250,9 +1250,9 @@ def checked_options(**options: Any) -> argparse.Namespace:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; as argparse does, exit with 2 at what is wrong."""
-    look = argparse.RawDescriptionHelpFormatter
+    look: dict = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser(
-        "completions.py", USAGE, __doc__, EXIT_CODES, formatter_class=look, allow_abbrev=False
+        "completions.py", USAGE, __doc__, EXIT_CODES, add_help=False, **look
     )
     for group, options in OPTIONS.items():
         add = parser.add_argument_group(group).add_argument
@@ -1267,6 +1267,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--param", help=help, **many)
     help = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
     add("--details", action="store_true", help=help)
+    add("-h", "--help", action="help", help="show this text")
     args = parser.parse_args(argv)
     try:
         return checked_options(**vars(args))
