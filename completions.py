@@ -357,20 +357,17 @@ WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extr
 class Run:
     """What made an output, in `<output-path>.run.json`, and what becomes of it, on stderr."""
 
-    def __init__(self, output: Output, settings: dict, source: dict, wanted: int, missing: int):
+    def __init__(self, output: Output, made: dict, wanted: int, missing: int):
         """Go on from the file of earlier runs; raise CompletionsError on other settings."""
         from tqdm import tqdm
 
         self.path = Path(f"{output.path}.run.json")
-        earlier = self.earlier(settings, output.answers)
+        earlier = self.earlier(made["settings"], output.answers)
         self.totals: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"cost": None}
         self.totals |= earlier.get("totals", {})
         # A kill leaves totals up to a second old; what the output shows was asked as well.
         self.totals["requests"] += output.answers - earlier.get("answers", output.answers)
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
-        versions = {name: version(name) for name in ("litellm", "datasets")}
-        versions["python"] = platform.python_version()
-        made = {"settings": settings, "benchmark": source, "versions": versions}
         self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
         self.content |= {"answers": output.answers, "totals": self.totals}
         self.failures: dict[str, list[Failure]] = {}
@@ -504,6 +501,17 @@ def in_words(seconds: float) -> str:
 
 def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def description(options: argparse.Namespace, source: dict, keys: list[bytes]) -> dict:
+    """What the run file says of how an output is made, the same for the same command."""
+    sha256 = hashlib.sha256(b"".join(keys)).hexdigest()
+    versions = {name: version(name) for name in ("litellm", "datasets")}
+    return {
+        "settings": {name: getattr(options, name) for name in SETTINGS},
+        "benchmark": {"name": options.benchmark, **source, "problems": len(keys), "sha256": sha256},
+        "versions": {"python": platform.python_version(), **versions},
+    }
 
 
 def differences(earlier: dict, later: dict) -> list[str]:
@@ -1117,15 +1125,12 @@ def main_with_args(
         source: dict = {"config": config, "split": split, "revision": revision}
         problems = load_benchmark(benchmark, **source, prompt_column=prompt_column, source=source)
         keys = [content_key(problem) for problem in problems]
-        source |= {"name": benchmark, "problems": len(keys)}
-        source["sha256"] = hashlib.sha256(b"".join(keys)).hexdigest()
         output = Output(output_path)
         with output.file:
             answered = output.answered(keys)
-            settings = {name: getattr(options, name) for name in SETTINGS}
             todo = unanswered(problems[:limit], keys, answered, num_samples)
-            made = masked.settings(settings), masked.settings(source)
-            run = Run(output, *made, len(problems[:limit]) * num_samples, len(todo))
+            made = masked.settings(description(options, source, keys))
+            run = Run(output, made, len(problems[:limit]) * num_samples, len(todo))
             output.cut_torn_line()
             requests = Requests(output, run, options)
             with closing(run):
