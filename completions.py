@@ -682,13 +682,11 @@ class Failure:
         text = re.sub(r"\w+://\S+", " ", str(sent or last))
         signature = f"{status} {in_own_words(text, problem[options.prompt_column])}"
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
-        label, self.concerns, _, repair = row
-        self.kind = f"{status} {label}" if sent and status else label
+        self.label, self.concerns, _, repair = row
+        self.kind = f"{status} {self.label}" if sent and status else self.label
         given = ", ".join(f"{name}={value}" for name, value in options.param.items())
         self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
         self.retry_after = retry_after(sent.headers, text) if sent else 0.0
-        self.unreachable = label == "no connection"
-        self.per_minute = label == "rate limit" and not self.retry_after
         if self.concerns == PASSING and self.retry_after > 3600:
             back = datetime.now() + timedelta(seconds=self.retry_after)
             self.concerns, self.repair = RUN, f"it asks to wait until {back:%Y-%m-%d %H:%M}"
@@ -751,7 +749,7 @@ def pause(attempt: int, failures: list[Failure]) -> float:
     After a 429 that names no time four times as long, for most limits are per minute. Jitter keeps
     clients that failed together from coming back together.
     """
-    first = 4 if any(failure.per_minute for failure in failures) else 1
+    first = 4 if any(f.label == "rate limit" and not f.retry_after for f in failures) else 1
     backoff = min(60, first * 2 ** (attempt - 1)) * random.uniform(0.75, 1)
     asked = max(failure.retry_after for failure in failures)
     return max(backoff, asked + random.random() / 4 if asked else 0)
@@ -864,8 +862,7 @@ def joined(parts: list, kind: str) -> str:
 class Answer:
     """A line of the output, and what it adds to the totals."""
 
-    kind = concerns = ANSWERED
-    unreachable = False
+    kind = label = concerns = ANSWERED
 
     def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
         choice, usage = response.choices[0], getattr(response, "usage", None)
@@ -1033,8 +1030,8 @@ class Requests:
 
     def retries(self, failure: Failure) -> int:
         """How often to ask again: just once where nothing was ever answered, and nobody listens."""
-        most = 1 if failure.unreachable and not self.answers else self.options.max_retries
-        return min(most, self.options.max_retries)
+        nobody = failure.label == "no connection" and not self.answers
+        return min(1, self.options.max_retries) if nobody else self.options.max_retries
 
     def keep(self, outcomes: list, first: bool = False, *, last: bool = False):
         """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
@@ -1058,7 +1055,7 @@ class Requests:
         """End the run at a failure that concerns all of it, or when the server is gone."""
         if outcome.concerns == ANSWERED:
             self.answers, self.in_a_row = self.answers + 1, 0
-        elif outcome.concerns == RUN or (outcome.unreachable and not self.answers):
+        elif outcome.concerns == RUN or (outcome.label == "no connection" and not self.answers):
             self.finish(outcome)
         elif outcome.concerns == PASSING:
             self.in_a_row += 1
