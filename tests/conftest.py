@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_llm import FakeLLM
-from forks import Fork, Forks, Fresh
+from forks import Fork, Fresh, Helper
 from hypothesis import settings
 
 import completions
@@ -23,10 +23,39 @@ settings.load_profile("here")
 # Else each process compiles what it imports anew, which takes longer than all else it does.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # also where a test imports it
 
 ROOT = Path(completions.__file__).parent
 KEY = "sk-local-0123456789"
 OUTSIDE = r"_API_(KEY|BASE)$|_BASE_URL$|PROXY|^SSL_|^HF_|^TQDM_|^(COLUMNS|REQUEST_TIMEOUT)$"
+
+
+# Of what the script imports, what a helper has imported before it forks. The last one is what
+# litellm leaves to its first request, if it can be imported.
+IMPORTED = {
+    "pandas": ["pandas"],
+    "all": ["pandas", "tqdm", "filelock", "litellm", "httpcore", "litellm.proxy._types"],
+}
+HELPERS = pytest.StashKey[dict[str, str]]()  # their addresses
+
+
+def pytest_configure(config):
+    """Start the helpers that fork, once for all workers, where there is such a fork."""
+    if hasattr(config, "workerinput"):
+        config.stash[HELPERS] = config.workerinput["helpers"]
+        return
+    config.stash[HELPERS] = {}
+    plain = {name: v for name, v in os.environ.items() if not re.search(OUTSIDE, name, re.I)}
+    if sys.platform == "linux":
+        for name, modules in IMPORTED.items():
+            helper = Helper(modules, plain)
+            config.stash[HELPERS][name] = helper.address
+            config.add_cleanup(helper.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["helpers"] = node.config.stash[HELPERS]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +66,6 @@ def plain_environment(monkeypatch, tmp_path):
             monkeypatch.delenv(name)
     for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER", "DEEPSEEK"):
         monkeypatch.setenv(f"{provider}_API_KEY", KEY)
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # also where a test imports it
     monkeypatch.chdir(tmp_path)
 
 
@@ -108,28 +136,19 @@ def told(capsys):
     return told
 
 
-@pytest.fixture(scope="session")
-def forks():
-    """Helper processes by the modules that they have imported, each started when it is needed."""
-    helpers: dict[tuple, Forks] = {}
-    yield lambda *modules: helpers.get(modules) or helpers.setdefault(modules, Forks(*modules))
-    for helper in helpers.values():
-        helper.close()
-
-
 @pytest.fixture
-def start(command, forks):
+def start(command, request):
     """Start the script in a process of its own; None takes a variable out of its environment.
 
-    With litellm and pandas imported already, or other modules, or none: then in a new interpreter.
+    With all imported already, or without litellm, or with nothing: then in a new interpreter.
     """
     runs = []
+    helpers = request.config.stash[HELPERS]
 
-    def start(*more, imported=("pandas", "litellm"), stderr=None, limits=None, **environment):
+    def start(*more, imported="all", stderr=None, limits=None, **environment):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
         how = {"argv": command(*more), "env": env, "limits": limits or {}, "stderr": stderr}
-        can_fork = imported and sys.platform == "linux"
-        runs.append(Fork(forks(*imported), **how) if can_fork else Fresh(**how))
+        runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
         return runs[-1]
 
     yield start

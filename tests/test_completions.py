@@ -633,7 +633,7 @@ def test_a_signal_is_remembered_whatever_the_moment(server, start, moment):
     server.replies = lambda request: Reply(seconds=30)
     write_problems(70)
     paths = [f"{number}.jsonl" for number in SIGNALS]
-    runs = [start("--output-path", path, imported=("pandas",)) for path in paths]
+    runs = [start("--output-path", path, imported="pandas") for path in paths]
     wait_for(lambda: all(Path(path).exists() for path in paths))
     time.sleep(moment)  # while litellm is imported, or the requests hang
     for end in ended_by_signals(runs):
@@ -942,7 +942,7 @@ def imported(told: str) -> set[str]:
 
 
 def test_help_and_usage_errors_import_nothing_heavy(start):
-    code, lines = start("--batch-size", "0", imported=(), PYTHONPROFILEIMPORTTIME="1").end()
+    code, lines = start("--batch-size", "0", imported=None, PYTHONPROFILEIMPORTTIME="1").end()
     assert code == 2
     assert "argparse" in imported(lines)
     assert not imported(lines) & {"litellm", "datasets", "pandas", "httpx", "openai", "numpy"}
@@ -954,7 +954,7 @@ def test_help_and_usage_errors_import_nothing_heavy(start):
 def test_it_runs_from_any_folder_and_loads_no_datasets_for_a_file(server, start):
     write_problems(1)
     assert os.getcwd() != str(ROOT)
-    code, lines = start(imported=(), PYTHONPROFILEIMPORTTIME="1").end()
+    code, lines = start(imported=None, PYTHONPROFILEIMPORTTIME="1").end()
     assert code == 0, lines
     assert len(read_jsonl()) == 1
     assert {"litellm", "pandas"} <= imported(lines) and "datasets" not in imported(lines)

@@ -921,7 +921,7 @@ VARIABLES = ["SSL_CERT_FILE", "TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LO
 def test_no_variable_of_the_environment_leads_to_a_traceback(start):
     write_problems(3)
     runs = [
-        start("--output-path", f"{name}.jsonl", imported=("pandas",), **{name: "/no/sense"})
+        start("--output-path", f"{name}.jsonl", imported="pandas", **{name: "/no/sense"})
         for name in VARIABLES
     ]
     for name, run in zip(VARIABLES, runs, strict=True):
@@ -945,7 +945,7 @@ def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
     Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
     write_problems(3)
     packages = str(Path("packages").absolute())  # near which litellm looks for the file
-    code, told = start(imported=(), PYTHONPATH=packages, OPENAI_API_KEY=None).end()
+    code, told = start(imported=None, PYTHONPATH=packages, OPENAI_API_KEY=None).end()
     assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, told
     assert code == 1 and "Bad key ***" in told
     assert "sk-from-dotenv" not in told + Path("out.jsonl.run.json").read_text()
