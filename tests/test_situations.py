@@ -1,7 +1,7 @@
 """What providers, servers and machines really do, and what the script then does.
 
-The words in the first table are the providers' own. Each row is met in the middle of a run that
-was answered so far, at the third of six problems (or, where it says so, from the first request on).
+The words in the tables are the providers' own. Each row is met in a run that was answered so far, at
+the second of four problems (or, where it says so, from the first request on).
 """
 
 import json
@@ -20,11 +20,11 @@ from forks import CLOSED
 
 from completions import main
 
-# What a situation means: the exit code, which of the problems 0 to 5 are answered when the third
+# What a situation means: the exit code, which of the problems 0 to 3 are answered when the second
 # gets the reply in question (in batches of two), and how many requests that takes.
-PROBLEM = (1, [0, 1, 3, 4, 5], 6)  # no record; the others go on
-RUN = (1, [0, 1, 3], 4)  # nothing more is sent
-ANSWER_IT_IS = (0, [0, 1, 2, 3, 4, 5], 6)
+PROBLEM = (1, [0, 2, 3], 4)  # no record; the others go on
+RUN = (1, [0], 2)  # what is under way is kept, and nothing more is sent
+ANSWER_IT_IS = (0, [0, 1, 2, 3], 4)
 FROM_THE_START = (1, [], 2)  # all are answered so: the run ends after the first batch
 ALIKE = (1, [], 10)  # all are answered so: the run ends after ten requests
 
@@ -315,7 +315,7 @@ USED_UP = {
 }  # fmt: skip
 OF_THE_RUN = [
     *(row(f"used up: {name}", RUN, error(*told), "credit used up", "balance, credit or quota",
-          "(3 of 6 answered)") for name, told in USED_UP.items()),
+          "(1 of 4 answered)") for name, told in USED_UP.items()),
     row("used up on anthropic", RUN, anthropic(*USED_UP["Anthropic"]), "credit used up",
         model=ANTHROPIC),
     row("used up on hosted_vllm", RUN, error(*USED_UP["Moonshot"]), "credit used up", model=VLLM),
@@ -331,14 +331,14 @@ OF_THE_RUN = [
     row("used up in 200 by MiniMax", RUN, Reply(body={"choices": None, "base_resp": {
         "status_code": 1008, "status_msg": "insufficient balance"}}), "credit used up"),
     row("a key revoked on the way", RUN, error(401, "Invalid token"), "401", "key",
-        "(3 of 6 answered)"),
+        "(1 of 4 answered)"),
     *(row(f"{status} redirect", RUN,
           Reply(status=status, headers={"Location": "/elsewhere/v1/chat/completions"}, body=""),
           "/elsewhere/v1", "api_base") for status in (301, 302, 303, 307, 308)),
     row("a redirect on hosted_vllm", RUN, Reply(status=307, headers={
         "Location": "https://login.example.com/sso"}, body=""), "https://login.example.com/sso",
         model=VLLM),
-    *(row(f"{name}", RUN, reply, "until 2") for name, reply in {
+    *(row(name, RUN, reply, "until 2") for name, reply in {
         "a Retry-After of hours": Reply(status=429, headers={"Retry-After": "20000"}),
         "a Retry-After of a date": Reply(status=503, headers={
             "Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}),
@@ -354,7 +354,8 @@ OF_THE_RUN = [
 
 NEVER = [
     *(
-        row(f"{name}", FROM_THE_START, error(status, text), *says, model=model)
+        row(name, FROM_THE_START, error(status, text), *says, model=model,
+            options=("--param", "foo=1") if "foo=1" in says else ())
         for name, status, text, says, model in [
             ("key of OpenAI", 401, "Incorrect API key provided: sk-1***2.", ["key"], OPENAI),
             ("key of Anthropic", 401, "invalid x-api-key", ["key"], ANTHROPIC),
@@ -460,13 +461,9 @@ def test_what_does_not_pass_concerns_a_problem_or_the_run(
 ):
     code, answers, requests = outcome
     always = not answers
-    server.replies = lambda request: reply if always or request.problem == 2 else Reply()
-    write_problems(30 if always else 6)
-    options = (
-        (*at(server, model), "--batch-size", 2, "--param", "foo=1")
-        if "foo=1" in says
-        else (*at(server, model), "--batch-size", 2)
-    )
+    server.replies = lambda request: reply if always or request.problem == 1 else Reply()
+    write_problems(30 if always else 4)
+    options = (*at(server, model), "--batch-size", 2, *options)
     assert main(command(*options)) == code
     lines = told()
     assert sorted(answered()) == answers and len(server.requests) == requests
