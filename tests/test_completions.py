@@ -522,9 +522,9 @@ def test_ten_quick_refusals_do_not_overtake_the_first_answers(server, command):
     server.replies = lambda request: Reply(
         status=400 if request.problem % 4 else 200, seconds=0 if request.problem % 4 else 0.5
     )
-    write_problems(60)
-    assert main(command("--batch-size", 1, "--concurrent-batches", 40)) == 1
-    assert len(server.requests) == 60 and len(answered()) == 15
+    write_problems(32)
+    assert main(command("--batch-size", 1, "--concurrent-batches", 24)) == 1
+    assert len(server.requests) == 32 and len(answered()) == 8
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -574,7 +574,7 @@ def test_a_model_that_cannot_be_asked_so_stops_the_run(command, told, model, rep
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("AZURE_API_BASE", "http://127.0.0.1:9")
     write_problems(30)
-    options = command("--model", model)
+    options = command("--model", model, "--batch-size", 2)
     del options[options.index("--param") : options.index("--param") + 2]
     assert main(options) == 1
     assert repair in last_line(told())
@@ -582,7 +582,7 @@ def test_a_model_that_cannot_be_asked_so_stops_the_run(command, told, model, rep
 
 def test_pauses_grow_to_a_minute(server, command, pauses):
     server.replies = lambda request: Reply(status=500)
-    write_problems(5)
+    write_problems(2)
     assert main(command("--max-retries", 9)) == 1
     longest = [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert [most / 2 <= pause <= most for pause, most in zip(pauses, longest, strict=True)] == [
@@ -731,10 +731,10 @@ def test_a_batch_in_backoff_does_not_stop_the_others(server, command):
 @pytest.mark.parametrize("model", MODELS)
 def test_connections_are_reused(server, command, model):
     server.replies = lambda request: Reply(seconds=0.05)
-    write_problems(150)
-    options = (*at(server, model), "--batch-size", 1, "--concurrent-batches", 20)
+    write_problems(75)
+    options = (*at(server, model), "--batch-size", 1, "--concurrent-batches", 10)
     assert main(command(*options)) == 0
-    assert len(server.connections) <= 40
+    assert len(server.connections) <= 20
 
 
 def run_at(speed: int, monkeypatch):

@@ -1,7 +1,7 @@
 """What providers, servers and machines really do, and what the script then does.
 
-The words in the tables are the providers' own. Each row is met in a run that was answered so far, at
-the second of four problems (or, where it says so, from the first request on).
+The words in the tables are the providers' own. Each row is met in a run that was answered so far,
+at the second of four problems (or, where it says so, from the first request on).
 """
 
 import json
@@ -603,13 +603,13 @@ def test_a_server_that_drips_blanks_does_not_hold_a_request_for_ever(server, com
 
 def test_ten_requests_in_a_row_with_no_answer_end_the_run(server, command, quick, told):
     server.replies = lambda request: Reply(status=200 if len(server.requests) <= 12 else 503)
-    write_problems(100)
+    write_problems(40)
     assert main(command("--batch-size", 2, "--max-retries", 1)) == 1
     assert len(answered()) == 12 and len(server.requests) == 12 + 2 * 10
-    assert "12 of 100 answered" in last_line(told())
+    assert "12 of 40 answered" in last_line(told())
     server.replies = lambda request: Reply()
     assert main(command()) == 0
-    assert sorted(answered()) == list(range(100)) and len(server.requests) == 32 + 88
+    assert sorted(answered()) == list(range(40)) and len(server.requests) == 32 + 28
 
 
 def test_a_server_that_dies_in_mid_run_ends_it(server, command, quick, told):
@@ -628,9 +628,9 @@ def test_a_server_that_dies_in_mid_run_ends_it(server, command, quick, told):
 
 def test_single_failures_between_answers_do_not_end_a_run(server, command, quick):
     server.replies = lambda request: Reply(status=200 if request.problem % 10 == 0 else 500)
-    write_problems(40)
+    write_problems(20)
     assert main(command("--batch-size", 1, "--max-retries", 0)) == 1
-    assert len(answered()) == 4 and len(server.requests) == 40
+    assert len(answered()) == 2 and len(server.requests) == 20
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, PROXY])
@@ -638,7 +638,7 @@ def test_a_forgotten_server_is_told_by_its_address_after_two_tries(command, paus
     with FakeLLM() as gone:
         pass
     write_problems(30)
-    assert main(command(*at(gone, model))) == 1
+    assert main(command(*at(gone, model), "--batch-size", 2)) == 1
     end = last_line(told())
     assert gone.url in end and "is the server up" in end and len(pauses) <= 1
     assert not re.search(r"\b(500|503)\b", end)  # no server sent one
@@ -730,7 +730,7 @@ def test_a_value_that_cannot_be_sent_is_named_at_once(
     server, command, told, pauses, model, param, says
 ):
     write_problems(30)
-    assert main(command("--model", model, "--param", param)) == 1
+    assert main(command("--model", model, "--param", param, "--batch-size", 2)) == 1
     end = last_line(told())
     assert says in end and "500" not in end and "server up" not in end
     assert server.requests == [] and pauses == []
@@ -745,12 +745,13 @@ def test_a_number_that_json_cannot_hold_is_refused_as_usage(command, told):
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
 def test_a_key_that_ends_in_a_newline_is_told_of(server, command, told, pauses, model):
-    write_problems(30)
-    assert main(command(*at(server, model), "--param", f"api_key={KEY}9\n")) in (0, 1)
+    write_problems(6)
+    options = (*at(server, model), "--param", f"api_key={KEY}9\n", "--batch-size", 2)
+    assert main(command(*options)) in (0, 1)
     end = last_line(told())
     assert pauses == [] and f"{KEY}9" not in end
     if server.requests:  # a client may take the newline off
-        assert len(answered()) == 30
+        assert len(answered()) == 6
     else:
         assert "500" not in end and "server up" not in end and "api_key" in end
 
@@ -769,7 +770,7 @@ def test_half_a_surrogate_pair_is_refused_by_row(server, command, told, model):
 def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, pauses, model):
     write_problems(30)
     with FakeLLM(tls=True) as server:
-        assert main(command(*at(server, model))) == 1
+        assert main(command(*at(server, model), "--batch-size", 2)) == 1
         assert server.requests == [] and pauses == []
     end = last_line(told())
     assert "CERTIFICATE_VERIFY_FAILED" in end and "SSL_CERT_FILE" in end
@@ -789,7 +790,8 @@ def test_a_certificate_can_be_trusted_by_ssl_cert_file(command, told, monkeypatc
 def test_https_to_an_http_server_says_so(server, command, told, pauses, model):
     write_problems(30)
     url = server.url.replace("http:", "https:")
-    assert main(command("--model", model, "--param", f"api_base={url}/v1")) == 1
+    options = ("--model", model, "--param", f"api_base={url}/v1", "--batch-size", 2)
+    assert main(command(*options)) == 1
     end = last_line(told())
     assert "http://, not https://" in end and len(pauses) <= 1 and server.requests == []
 
@@ -821,26 +823,26 @@ def full_at(server: FakeLLM, requests: int):
 
 def test_a_soft_limit_of_open_files_is_raised(server, command, told):
     resource = pytest.importorskip("resource")
-    full_at(server, 150)
-    write_problems(160)
+    full_at(server, 64)
+    write_problems(70)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = len(os.listdir("/dev/fd")) + 100  # as the 256 of a shell on macOS
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
-        assert main(command("--batch-size", 1, "--concurrent-batches", 150)) == 0
+        assert main(command("--batch-size", 1, "--concurrent-batches", 64)) == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(answered()) == 160 == len(server.requests) and server.peak == 150, told()
+    assert len(answered()) == 70 == len(server.requests) and server.peak == 64, told()
 
 
 def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
     pytest.importorskip("resource")
     full_at(server, 48)
-    write_problems(200)
+    write_problems(100)
     options = ("--batch-size", 1, "--concurrent-batches", 300)
     code, told = start(*options, limits={"RLIMIT_NOFILE": 256}).end()
     assert code == 0, told
-    assert len(answered()) == 200 == len(server.requests) and server.peak == 48
+    assert len(answered()) == 100 == len(server.requests) and server.peak == 48
     assert "--concurrent-batches" in told.split("\n")[0]
 
 
@@ -887,7 +889,7 @@ def test_a_run_goes_on_where_nobody_can_be_told(server, start, left, full):
 )
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
 def test_a_proxy_setting_that_cannot_work_is_one_line_that_names_it(
-    server, command, told, monkeypatch, model, name, value, says
+    server, command, told, quick, monkeypatch, model, name, value, says
 ):
     monkeypatch.setenv(name, value)
     write_problems(3)
@@ -954,9 +956,9 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     import termios
 
     server.replies = lambda request: (
-        Reply(status=400, seconds=0.1) if request.problem == 1 else Reply(seconds=0.1)
+        Reply(status=400, seconds=0.07) if request.problem == 1 else Reply(seconds=0.07)
     )
-    write_problems(60)
+    write_problems(40)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     run = start("--batch-size", 1, *at(server, "openai/gpt-4.1-nano"), stderr=theirs)
@@ -967,15 +969,15 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
             shown += os.read(ours, 10_000)
         except OSError:  # the other end is closed
             break
-        if not wide and re.search(rb"[2-4]\d/60", shown):
+        if not wide and re.search(rb"1\d/40", shown):
             wide, shown = shown, b""
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 50, 0, 0))
     os.close(ours)
     assert run.end(10) == (1, "")
-    states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/60" in line]
+    states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/40" in line]
     assert max(map(len, states)) <= 80 and b"\n" not in wide.strip()
-    assert re.search(r"\d+/60 answers, 1 failed, \$0\.\d+.*left", states[-1])
-    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/60 answers" in line]
+    assert re.search(r"\d+/40 answers, 1 failed, \$0\.\d+.*left", states[-1])
+    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/40 answers" in line]
     assert max(map(len, narrow[3:])) <= 50
-    bar = shown.decode().split("59 of 60 answered")[0]
+    bar = shown.decode().split("39 of 40 answered")[0]
     assert bar.count("\n") <= 2
