@@ -30,10 +30,10 @@ KEY = "sk-local-0123456789"
 OUTSIDE = r"_API_(KEY|BASE)$|_BASE_URL$|PROXY|^SSL_|^HF_|^TQDM_|^(COLUMNS|REQUEST_TIMEOUT)$"
 
 
-# Of what the script imports, what a helper has imported before it forks. The last one is what
-# litellm leaves to its first request, if it can be imported.
+# What a helper has imported before it forks. A fork of the first has still to import litellm and
+# tqdm; litellm leaves the last of the second to its first request, if that version has it.
 IMPORTED = {
-    "pandas": ["pandas"],
+    "libraries": ["pandas", "openai"],
     "all": ["pandas", "tqdm", "filelock", "litellm", "httpcore", "litellm.proxy._types"],
 }
 HELPERS = pytest.StashKey[dict[str, str]]()  # their addresses
@@ -140,7 +140,8 @@ def told(capsys):
 def start(command, request):
     """Start the script in a process of its own; None takes a variable out of its environment.
 
-    With all imported already, or without litellm, or with nothing: then in a new interpreter.
+    "all" it needs is imported already, or other "libraries" than litellm, or nothing: then it
+    has a new interpreter.
     """
     runs = []
     helpers = request.config.stash[HELPERS]

@@ -633,7 +633,7 @@ def test_a_signal_is_remembered_whatever_the_moment(server, start, moment):
     server.replies = lambda request: Reply(seconds=30)
     write_problems(70)
     paths = [f"{number}.jsonl" for number in SIGNALS]
-    runs = [start("--output-path", path, imported="pandas") for path in paths]
+    runs = [start("--output-path", path, imported="libraries") for path in paths]
     wait_for(lambda: all(Path(path).exists() for path in paths))
     time.sleep(moment)  # while litellm is imported, or the requests hang
     for end in ended_by_signals(runs):

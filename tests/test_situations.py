@@ -920,7 +920,7 @@ VARIABLES = ["SSL_CERT_FILE", "TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LO
 def test_no_variable_of_the_environment_leads_to_a_traceback(start):
     write_problems(3)
     runs = [
-        start("--output-path", f"{name}.jsonl", imported="pandas", **{name: "/no/sense"})
+        start("--output-path", f"{name}.jsonl", imported="libraries", **{name: "/no/sense"})
         for name in VARIABLES
     ]
     for name, run in zip(VARIABLES, runs, strict=True):
