@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fake_llm import FakeLLM
+from fake_llm import ANSWER, PROGRAM, FakeLLM
 from forks import Fork, Fresh, Helper
 from hypothesis import settings
 
@@ -104,6 +104,13 @@ def server():
         yield server
 
 
+# Models that are asked in different ways, by litellm or by their servers.
+OPENAI, VLLM, OPENROUTER = "openai/scripted", "hosted_vllm/scripted", "openrouter/scripted/x"
+ANTHROPIC, DEEPSEEK, PROXY = (
+    "anthropic/claude-3-haiku",
+    "deepseek/scripted",
+    "litellm_proxy/scripted",
+)
 # What is between the server's address and the path that a provider asks for.
 BASE = {"anthropic": ""}
 
@@ -119,7 +126,7 @@ def command(server):
     """The options of a run on the scripted model; later options override earlier ones."""
     return lambda *more: [
         *("--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"),
-        *at(server, "openai/scripted"),
+        *at(server, OPENAI),
         *map(str, more),
     ]
 
@@ -161,14 +168,29 @@ def last_line(told: str) -> str:
     return told.strip().split("\n")[-1]
 
 
+def without_address(options: list[str]) -> list[str]:
+    """The options of a command, but for the address of the scripted model."""
+    base = next(n for n, word in enumerate(options) if word.startswith("api_base="))
+    return options[: base - 1] + options[base + 1 :]
+
+
+def jsonl(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def write_problems(count: int, path: str = "problems.jsonl") -> list[dict]:
     problems = [{"task_id": n, "prompt": f"Problem {n}.", "none": None} for n in range(count)]
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in problems), encoding="utf-8")
+    Path(path).write_text(jsonl(problems), encoding="utf-8")
     return problems
 
 
 def read_jsonl(path: str = "out.jsonl") -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def records(problems: list[dict]) -> list[dict]:
+    """What the output holds of problems that got the usual answer."""
+    return [{**row, "response": ANSWER, "program": PROGRAM} for row in problems]
 
 
 def answered(path: str = "out.jsonl") -> list[int]:

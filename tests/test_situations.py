@@ -14,7 +14,23 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import KEY, answered, asked, at, last_line, read_jsonl, write_problems
+from conftest import (
+    ANTHROPIC,
+    DEEPSEEK,
+    KEY,
+    OPENAI,
+    OPENROUTER,
+    PROXY,
+    VLLM,
+    answered,
+    asked,
+    at,
+    jsonl,
+    last_line,
+    read_jsonl,
+    without_address,
+    write_problems,
+)
 from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
 from forks import CLOSED
 
@@ -29,7 +45,7 @@ FROM_THE_START = (1, [], 2)  # all are answered so: the run ends after the first
 ALIKE = (1, [], 10)  # all are answered so: the run ends after ten requests
 
 
-def row(name: str, outcome, reply: Reply, *says: str, model: str = "openai/scripted", options=()):
+def row(name: str, outcome, reply: Reply, *says: str, model: str = OPENAI, options=()):
     return pytest.param(outcome, reply, says, model, options, id=name)
 
 
@@ -42,10 +58,6 @@ def anthropic(status: int, message: str, kind: str = "invalid_request_error") ->
     content = {"type": "error", "error": {"type": kind, "message": message}}
     return Reply(status=status, body=content)
 
-
-OPENAI, VLLM, OPENROUTER = "openai/scripted", "hosted_vllm/scripted", "openrouter/scripted/x"
-ANTHROPIC, DEEPSEEK, GEMINI = "anthropic/claude-3-haiku", "deepseek/scripted", "gemini/scripted"
-PROXY = "litellm_proxy/scripted"
 
 # --- passing: each is the first reply to a problem, and sent again it is answered ---
 
@@ -357,7 +369,11 @@ NEVER = [
         row(name, FROM_THE_START, error(status, text), *says, model=model,
             options=("--param", "foo=1") if "foo=1" in says else ())
         for name, status, text, says, model in [
-            ("key of OpenAI", 401, "Incorrect API key provided: sk-1***2.", ["key"], OPENAI),
+            ("key of OpenAI", 401, "Incorrect API key provided: sk-1***2.",
+             ["check the provider's key"], OPENAI),
+            ("key of vLLM", 401, "Unauthorized", ["check the provider's key"], VLLM),
+            ("key on anthropic", 401, "Incorrect API key provided",
+             ["check the provider's key"], ANTHROPIC),
             ("key of Anthropic", 401, "invalid x-api-key", ["key"], ANTHROPIC),
             ("key of Gemini", 400, "API key not valid. Please pass a valid API key.", ["key"],
              OPENAI),
@@ -521,7 +537,7 @@ def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
     )
     problems = [{"task_id": n, "prompt": f"Problem {n}."} for n in range(6)]
     problems[2]["prompt"] = BALANCE
-    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    Path("problems.jsonl").write_text(jsonl(problems))
     assert main(command("--batch-size", 2)) == 1
     assert answered() == [0, 1, 3, 4, 5] and len(server.requests) == 6, told()
 
@@ -661,10 +677,7 @@ def test_a_server_of_ones_own_without_its_address_gets_nothing_sent_elsewhere(
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", "sk-private-key-1")
     monkeypatch.setenv(f"{provider.upper()}_API_BAES", "http://127.0.0.1:9")  # misspelt
     write_problems(3)
-    options = command("--model", f"{provider}/any")
-    options = [word for word in options if not word.startswith("api_base")]
-    options.remove("--param")
-    assert main(options) == 1
+    assert main(without_address(command("--model", f"{provider}/any"))) == 1
     assert server.requests == [] and server.gets == []
     end = last_line(told())
     assert OWN_SERVERS[provider] in end and "sk-private-key-1" not in end
