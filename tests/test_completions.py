@@ -681,7 +681,7 @@ def run_at(speed: int, monkeypatch):
     [
         (1000, ["--batch-size", 5, "--concurrent-batches", 2], True),
         (1000, ["--batch-size", 1, "--concurrent-batches", 10], False),
-        (1, [], False),
+        (1, ["--batch-size", 5, "--concurrent-batches", 2], False),
     ],
 )
 def test_a_long_run_whose_batches_wait_says_what_changes_it(

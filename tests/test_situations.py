@@ -829,6 +829,7 @@ def full_at(server: FakeLLM, requests: int):
         if server.peak >= requests:
             full.set()
         full.wait(60)
+        full.set()  # or never
         return Reply()
 
     server.replies = replies
