@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fake_llm import FakeLLM
-from forks import Fork, Forks, Fresh
+from fake_llm import ANSWER, PROGRAM, FakeLLM
+from forks import Fork, Fresh, Helper
 from hypothesis import settings
 
 import completions
@@ -23,10 +23,39 @@ settings.load_profile("here")
 # Else each process compiles what it imports anew, which takes longer than all else it does.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # also where a test imports it
 
 ROOT = Path(completions.__file__).parent
 KEY = "sk-local-0123456789"
 OUTSIDE = r"_API_(KEY|BASE)$|_BASE_URL$|PROXY|^SSL_|^HF_|^TQDM_|^(COLUMNS|REQUEST_TIMEOUT)$"
+
+
+# What a helper has imported before it forks. A fork of the first has still to import litellm and
+# tqdm; litellm leaves the last of the second to its first request, if that version has it.
+IMPORTED = {
+    "libraries": ["pandas", "openai"],
+    "all": ["pandas", "tqdm", "filelock", "litellm", "httpcore", "litellm.proxy._types"],
+}
+HELPERS = pytest.StashKey[dict[str, str]]()  # their addresses
+
+
+def pytest_configure(config):
+    """Start the helpers that fork, once for all workers, where there is such a fork."""
+    if hasattr(config, "workerinput"):
+        config.stash[HELPERS] = config.workerinput["helpers"]
+        return
+    config.stash[HELPERS] = {}
+    plain = {name: v for name, v in os.environ.items() if not re.search(OUTSIDE, name, re.I)}
+    if sys.platform == "linux":
+        for name, modules in IMPORTED.items():
+            helper = Helper(modules, plain)
+            config.stash[HELPERS][name] = helper.address
+            config.add_cleanup(helper.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["helpers"] = node.config.stash[HELPERS]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +66,6 @@ def plain_environment(monkeypatch, tmp_path):
             monkeypatch.delenv(name)
     for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER", "DEEPSEEK"):
         monkeypatch.setenv(f"{provider}_API_KEY", KEY)
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # also where a test imports it
     monkeypatch.chdir(tmp_path)
 
 
@@ -76,6 +104,13 @@ def server():
         yield server
 
 
+# Models that are asked in different ways, by litellm or by their servers.
+OPENAI, VLLM, OPENROUTER = "openai/scripted", "hosted_vllm/scripted", "openrouter/scripted/x"
+ANTHROPIC, DEEPSEEK, PROXY = (
+    "anthropic/claude-3-haiku",
+    "deepseek/scripted",
+    "litellm_proxy/scripted",
+)
 # What is between the server's address and the path that a provider asks for.
 BASE = {"anthropic": ""}
 
@@ -91,7 +126,7 @@ def command(server):
     """The options of a run on the scripted model; later options override earlier ones."""
     return lambda *more: [
         *("--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"),
-        *at(server, "openai/scripted"),
+        *at(server, OPENAI),
         *map(str, more),
     ]
 
@@ -108,28 +143,20 @@ def told(capsys):
     return told
 
 
-@pytest.fixture(scope="session")
-def forks():
-    """Helper processes by the modules that they have imported, each started when it is needed."""
-    helpers: dict[tuple, Forks] = {}
-    yield lambda *modules: helpers.get(modules) or helpers.setdefault(modules, Forks(*modules))
-    for helper in helpers.values():
-        helper.close()
-
-
 @pytest.fixture
-def start(command, forks):
+def start(command, request):
     """Start the script in a process of its own; None takes a variable out of its environment.
 
-    With litellm and pandas imported already, or other modules, or none: then in a new interpreter.
+    "all" it needs is imported already, or other "libraries" than litellm, or nothing: then it
+    has a new interpreter.
     """
     runs = []
+    helpers = request.config.stash[HELPERS]
 
-    def start(*more, imported=("pandas", "litellm"), stderr=None, limits=None, **environment):
+    def start(*more, imported="all", stderr=None, limits=None, **environment):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
         how = {"argv": command(*more), "env": env, "limits": limits or {}, "stderr": stderr}
-        can_fork = imported and sys.platform == "linux"
-        runs.append(Fork(forks(*imported), **how) if can_fork else Fresh(**how))
+        runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
         return runs[-1]
 
     yield start
@@ -141,14 +168,29 @@ def last_line(told: str) -> str:
     return told.strip().split("\n")[-1]
 
 
+def without_address(options: list[str]) -> list[str]:
+    """The options of a command, but for the address of the scripted model."""
+    base = next(n for n, word in enumerate(options) if word.startswith("api_base="))
+    return options[: base - 1] + options[base + 1 :]
+
+
+def jsonl(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def write_problems(count: int, path: str = "problems.jsonl") -> list[dict]:
     problems = [{"task_id": n, "prompt": f"Problem {n}.", "none": None} for n in range(count)]
-    Path(path).write_text("".join(json.dumps(row) + "\n" for row in problems), encoding="utf-8")
+    Path(path).write_text(jsonl(problems), encoding="utf-8")
     return problems
 
 
 def read_jsonl(path: str = "out.jsonl") -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def records(problems: list[dict]) -> list[dict]:
+    """What the output holds of problems that got the usual answer."""
+    return [{**row, "response": ANSWER, "program": PROGRAM} for row in problems]
 
 
 def answered(path: str = "out.jsonl") -> list[int]:

@@ -1,9 +1,9 @@
 """Runs of the script as processes of their own, most of which start in milliseconds.
 
-litellm takes seconds to import. So a helper process imports it once, and forks for each run: a
-fork has a process id, signals, limits, variables and open files of its own, and then does what
-`python completions.py` does. Only what modules read while they are imported was read before: where
-that matters, and where there is no fork, a run is a fresh process.
+litellm takes seconds to import. So a helper process imports it once for all tests, and forks for
+each run: a fork has a process id, signals, limits, variables and open files of its own, and then
+does what `python completions.py` does. Only what modules read while they are imported was read
+before: where that matters, and where there is no fork, a run is a fresh process.
 """
 
 import json
@@ -13,7 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from select import select
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "completions.py")
@@ -80,13 +82,15 @@ class Fork(Run):
 
     code = None
 
-    def __init__(self, forks: "Forks", argv: list[str], env: dict, limits: dict, stderr=None):
+    def __init__(self, address: str, argv: list[str], env: dict, limits: dict, stderr=None):
         super().__init__(stderr)
         how = {"argv": [SCRIPT, *argv], "env": env, "limits": limits, "cwd": os.getcwd()}
         how["closed"] = self.closed
         self.reports, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         files = [theirs.fileno(), *self.files]
-        socket.send_fds(forks.requests, [json.dumps(how).encode()], files)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as requests:
+            requests.connect(f"\0{address}")
+            socket.send_fds(requests, [json.dumps(how).encode()], files)
         theirs.close()
         self.pid = self.report(60)  # the first waits for the imports
 
@@ -105,17 +109,21 @@ class Fork(Run):
         self.reports.close()
 
 
-class Forks:
-    """The helper process, with these modules imported."""
+class Helper:
+    """A process that forks for runs of all tests; it imports its modules before the first."""
 
-    def __init__(self, *modules: str):
-        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(theirs.fileno()), *modules]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-        theirs.close()
+    def __init__(self, modules: list[str], env: dict):
+        self.alive, theirs = socket.socketpair()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, theirs:
+            listener.bind("")  # a free name, and no file
+            listener.listen(100)
+            self.address = listener.getsockname()[1:].decode()
+            numbers = [listener.fileno(), theirs.fileno()]
+            command = [sys.executable, __file__, *map(str, numbers), *modules]
+            self.process = subprocess.Popen(command, env=env, pass_fds=numbers)
 
     def close(self):
-        self.requests.close()  # which ends it
+        self.alive.close()  # which ends it
         self.process.wait(10)
 
 
@@ -127,21 +135,28 @@ def limit(limits: dict):
             resource.setrlimit(getattr(resource, name), (most, most))
 
 
-def serve(requests: socket.socket) -> list[str] | None:
-    """Fork for each request; return its arguments in the fork, and None at the end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
+def serve(listener: socket.socket, alive: socket.socket, modules: list[str]) -> list[str] | None:
+    """Fork for each request; return its arguments in the fork, and None once nobody is left."""
     while True:
-        request, files, *_ = socket.recv_fds(requests, 1_000_000, 3)
-        if not request:
+        left = alive in select([listener, alive], [], [])[0]
+        with suppress(ChildProcessError):  # so their time counts as that of the tests
+            while os.waitpid(-1, 0 if left else os.WNOHANG)[0]:
+                pass
+        if left:
             return None
+        for module in modules:
+            with suppress(ImportError):
+                __import__(module)
+        with listener.accept()[0] as connection:
+            request, files, *_ = socket.recv_fds(connection, 1_000_000, 3)
         if not os.fork():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             report, *streams = files
             if pid := os.fork():
                 os.write(report, b"%d" % pid)
                 os.write(report, b"%d" % os.waitpid(pid, 0)[1])
                 os._exit(0)
-            requests.close()
+            listener.close()
+            alive.close()
             os.close(report)
             return become(streams, **json.loads(request))
         for file in files:
@@ -165,10 +180,8 @@ def become(streams: list[int], argv: list[str], env: dict, limits: dict, cwd: st
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    number, *modules = sys.argv[1:]
-    for module in ("bcb_multipl_util", *modules):
-        __import__(module)
+    listener, alive = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     code = compile(Path(SCRIPT).read_bytes(), SCRIPT, "exec")
-    if argv := serve(socket.socket(fileno=int(number))):
+    if argv := serve(listener, alive, ["bcb_multipl_util", *sys.argv[3:]]):
         sys.argv = argv
         exec(code, {"__name__": "__main__", "__file__": SCRIPT, "__doc__": None})

@@ -24,9 +24,8 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, read_jsonl, run_file, write_problems
+from conftest import ROOT, jsonl, read_jsonl, records, run_file, write_problems
 from fake_hub import TOKEN, FakeHub
-from fake_llm import ANSWER, PROGRAM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +44,6 @@ def refusal(content: str | bytes, name: str = "bench.jsonl", **options) -> str:
     message = str(refused.value)
     assert "\n" not in message and len(message) < 400
     return message
-
-
-def jsonl(rows: list[dict]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 # --- local files: no character changes ---
@@ -263,7 +258,7 @@ def test_a_file_is_read_from_its_address(website, suffix):
 def test_a_benchmark_at_an_address_is_asked(website, command):
     problems = write_problems(3)
     assert main(command("--benchmark", f"{website}/problems.jsonl")) == 0
-    assert read_jsonl() == [{**row, "response": ANSWER, "program": PROGRAM} for row in problems]
+    assert read_jsonl() == records(problems)
     assert run_file()["benchmark"]["name"] == f"{website}/problems.jsonl"
 
 
@@ -621,7 +616,7 @@ def test_a_gated_dataset_runs_with_a_token_and_no_noise(server, start, hub, tmp_
         **hub.env(tmp_path / "home", HF_TOKEN=TOKEN),
     ).end()
     assert code == 0, told
-    assert read_jsonl() == [{**row, "response": ANSWER, "program": PROGRAM} for row in PROBLEMS[:3]]
+    assert read_jsonl() == records(PROBLEMS[:3])
     assert {request.prompt.partition("\n")[0] for request in server.requests} == {
         row["text"] for row in PROBLEMS[:3]
     }

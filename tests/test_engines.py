@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, answered, read_jsonl, run_file, wait_for, write_problems
+from conftest import ROOT, answered, jsonl, read_jsonl, run_file, wait_for, write_problems
 
 from completions import main
 
@@ -218,7 +218,7 @@ def test_a_budget_that_is_used_up_ends_the_run_and_is_named(engines, run):
 def test_a_prompt_too_long_for_the_context_costs_only_itself(engines, run):
     problems = write_problems(4)
     problems[2]["prompt"] = "word " * 3000
-    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    Path("problems.jsonl").write_text(jsonl(problems))
     code, told = run()
     assert code == 1
     assert sorted(answered()) == [0, 1, 3]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, read_jsonl
+from conftest import ROOT, jsonl, read_jsonl
 
 BEYOND_64_BITS = 10**30
 
@@ -33,12 +33,8 @@ def convert(executor: str) -> None:
 
 def write_output(problems: list[dict], programs: list[str | None], path: str = "out.jsonl") -> None:
     """Write records as the script does, each problem's first before any problem's second."""
-    lines = [
-        json.dumps({**problem, "response": "", "program": program}) + "\n"
-        for program in programs
-        for problem in problems
-    ]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    rows = [{**row, "response": "", "program": program} for program in programs for row in problems]
+    Path(path).write_text(jsonl(rows), encoding="utf-8")
 
 
 PROBLEMS = [{"task_id": f"HumanEval/{n}", "prompt": "é", "big": BEYOND_64_BITS} for n in range(2)]
@@ -104,7 +100,7 @@ def write_executed(passed: dict[str, list[bool]], problems: int) -> None:
         for task, results in passed.items()
         for one in results
     ]
-    Path("executed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("executed.jsonl").write_text(jsonl(rows))
     Path("out.jsonl.run.json").write_text(json.dumps({"benchmark": {"problems": problems}}))
 
 

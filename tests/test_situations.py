@@ -1,7 +1,7 @@
 """What providers, servers and machines really do, and what the script then does.
 
-The words in the first table are the providers' own. Each row is met in the middle of a run that
-was answered so far, at the third of six problems (or, where it says so, from the first request on).
+The words in the tables are the providers' own. Each row is met in a run that was answered so far,
+at the second of four problems (or, where it says so, from the first request on).
 """
 
 import json
@@ -14,22 +14,38 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import KEY, answered, asked, at, last_line, read_jsonl, write_problems
+from conftest import (
+    ANTHROPIC,
+    DEEPSEEK,
+    KEY,
+    OPENAI,
+    OPENROUTER,
+    PROXY,
+    VLLM,
+    answered,
+    asked,
+    at,
+    jsonl,
+    last_line,
+    read_jsonl,
+    without_address,
+    write_problems,
+)
 from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
 from forks import CLOSED
 
 from completions import main
 
-# What a situation means: the exit code, which of the problems 0 to 5 are answered when the third
+# What a situation means: the exit code, which of the problems 0 to 3 are answered when the second
 # gets the reply in question (in batches of two), and how many requests that takes.
-PROBLEM = (1, [0, 1, 3, 4, 5], 6)  # no record; the others go on
-RUN = (1, [0, 1, 3], 4)  # nothing more is sent
-ANSWER_IT_IS = (0, [0, 1, 2, 3, 4, 5], 6)
+PROBLEM = (1, [0, 2, 3], 4)  # no record; the others go on
+RUN = (1, [0], 2)  # what is under way is kept, and nothing more is sent
+ANSWER_IT_IS = (0, [0, 1, 2, 3], 4)
 FROM_THE_START = (1, [], 2)  # all are answered so: the run ends after the first batch
 ALIKE = (1, [], 10)  # all are answered so: the run ends after ten requests
 
 
-def row(name: str, outcome, reply: Reply, *says: str, model: str = "openai/scripted", options=()):
+def row(name: str, outcome, reply: Reply, *says: str, model: str = OPENAI, options=()):
     return pytest.param(outcome, reply, says, model, options, id=name)
 
 
@@ -42,10 +58,6 @@ def anthropic(status: int, message: str, kind: str = "invalid_request_error") ->
     content = {"type": "error", "error": {"type": kind, "message": message}}
     return Reply(status=status, body=content)
 
-
-OPENAI, VLLM, OPENROUTER = "openai/scripted", "hosted_vllm/scripted", "openrouter/scripted/x"
-ANTHROPIC, DEEPSEEK, GEMINI = "anthropic/claude-3-haiku", "deepseek/scripted", "gemini/scripted"
-PROXY = "litellm_proxy/scripted"
 
 # --- passing: each is the first reply to a problem, and sent again it is answered ---
 
@@ -315,7 +327,7 @@ USED_UP = {
 }  # fmt: skip
 OF_THE_RUN = [
     *(row(f"used up: {name}", RUN, error(*told), "credit used up", "balance, credit or quota",
-          "(3 of 6 answered)") for name, told in USED_UP.items()),
+          "(1 of 4 answered)") for name, told in USED_UP.items()),
     row("used up on anthropic", RUN, anthropic(*USED_UP["Anthropic"]), "credit used up",
         model=ANTHROPIC),
     row("used up on hosted_vllm", RUN, error(*USED_UP["Moonshot"]), "credit used up", model=VLLM),
@@ -331,14 +343,14 @@ OF_THE_RUN = [
     row("used up in 200 by MiniMax", RUN, Reply(body={"choices": None, "base_resp": {
         "status_code": 1008, "status_msg": "insufficient balance"}}), "credit used up"),
     row("a key revoked on the way", RUN, error(401, "Invalid token"), "401", "key",
-        "(3 of 6 answered)"),
+        "(1 of 4 answered)"),
     *(row(f"{status} redirect", RUN,
           Reply(status=status, headers={"Location": "/elsewhere/v1/chat/completions"}, body=""),
           "/elsewhere/v1", "api_base") for status in (301, 302, 303, 307, 308)),
     row("a redirect on hosted_vllm", RUN, Reply(status=307, headers={
         "Location": "https://login.example.com/sso"}, body=""), "https://login.example.com/sso",
         model=VLLM),
-    *(row(f"{name}", RUN, reply, "until 2") for name, reply in {
+    *(row(name, RUN, reply, "until 2") for name, reply in {
         "a Retry-After of hours": Reply(status=429, headers={"Retry-After": "20000"}),
         "a Retry-After of a date": Reply(status=503, headers={
             "Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}),
@@ -354,9 +366,14 @@ OF_THE_RUN = [
 
 NEVER = [
     *(
-        row(f"{name}", FROM_THE_START, error(status, text), *says, model=model)
+        row(name, FROM_THE_START, error(status, text), *says, model=model,
+            options=("--param", "foo=1") if "foo=1" in says else ())
         for name, status, text, says, model in [
-            ("key of OpenAI", 401, "Incorrect API key provided: sk-1***2.", ["key"], OPENAI),
+            ("key of OpenAI", 401, "Incorrect API key provided: sk-1***2.",
+             ["check the provider's key"], OPENAI),
+            ("key of vLLM", 401, "Unauthorized", ["check the provider's key"], VLLM),
+            ("key on anthropic", 401, "Incorrect API key provided",
+             ["check the provider's key"], ANTHROPIC),
             ("key of Anthropic", 401, "invalid x-api-key", ["key"], ANTHROPIC),
             ("key of Gemini", 400, "API key not valid. Please pass a valid API key.", ["key"],
              OPENAI),
@@ -460,13 +477,9 @@ def test_what_does_not_pass_concerns_a_problem_or_the_run(
 ):
     code, answers, requests = outcome
     always = not answers
-    server.replies = lambda request: reply if always or request.problem == 2 else Reply()
-    write_problems(30 if always else 6)
-    options = (
-        (*at(server, model), "--batch-size", 2, "--param", "foo=1")
-        if "foo=1" in says
-        else (*at(server, model), "--batch-size", 2)
-    )
+    server.replies = lambda request: reply if always or request.problem == 1 else Reply()
+    write_problems(30 if always else 4)
+    options = (*at(server, model), "--batch-size", 2, *options)
     assert main(command(*options)) == code
     lines = told()
     assert sorted(answered()) == answers and len(server.requests) == requests
@@ -524,7 +537,7 @@ def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
     )
     problems = [{"task_id": n, "prompt": f"Problem {n}."} for n in range(6)]
     problems[2]["prompt"] = BALANCE
-    Path("problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    Path("problems.jsonl").write_text(jsonl(problems))
     assert main(command("--batch-size", 2)) == 1
     assert answered() == [0, 1, 3, 4, 5] and len(server.requests) == 6, told()
 
@@ -606,13 +619,13 @@ def test_a_server_that_drips_blanks_does_not_hold_a_request_for_ever(server, com
 
 def test_ten_requests_in_a_row_with_no_answer_end_the_run(server, command, quick, told):
     server.replies = lambda request: Reply(status=200 if len(server.requests) <= 12 else 503)
-    write_problems(100)
+    write_problems(40)
     assert main(command("--batch-size", 2, "--max-retries", 1)) == 1
     assert len(answered()) == 12 and len(server.requests) == 12 + 2 * 10
-    assert "12 of 100 answered" in last_line(told())
+    assert "12 of 40 answered" in last_line(told())
     server.replies = lambda request: Reply()
     assert main(command()) == 0
-    assert sorted(answered()) == list(range(100)) and len(server.requests) == 32 + 88
+    assert sorted(answered()) == list(range(40)) and len(server.requests) == 32 + 28
 
 
 def test_a_server_that_dies_in_mid_run_ends_it(server, command, quick, told):
@@ -631,9 +644,9 @@ def test_a_server_that_dies_in_mid_run_ends_it(server, command, quick, told):
 
 def test_single_failures_between_answers_do_not_end_a_run(server, command, quick):
     server.replies = lambda request: Reply(status=200 if request.problem % 10 == 0 else 500)
-    write_problems(40)
+    write_problems(20)
     assert main(command("--batch-size", 1, "--max-retries", 0)) == 1
-    assert len(answered()) == 4 and len(server.requests) == 40
+    assert len(answered()) == 2 and len(server.requests) == 20
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, PROXY])
@@ -641,7 +654,7 @@ def test_a_forgotten_server_is_told_by_its_address_after_two_tries(command, paus
     with FakeLLM() as gone:
         pass
     write_problems(30)
-    assert main(command(*at(gone, model))) == 1
+    assert main(command(*at(gone, model), "--batch-size", 2)) == 1
     end = last_line(told())
     assert gone.url in end and "is the server up" in end and len(pauses) <= 1
     assert not re.search(r"\b(500|503)\b", end)  # no server sent one
@@ -664,10 +677,7 @@ def test_a_server_of_ones_own_without_its_address_gets_nothing_sent_elsewhere(
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", "sk-private-key-1")
     monkeypatch.setenv(f"{provider.upper()}_API_BAES", "http://127.0.0.1:9")  # misspelt
     write_problems(3)
-    options = command("--model", f"{provider}/any")
-    options = [word for word in options if not word.startswith("api_base")]
-    options.remove("--param")
-    assert main(options) == 1
+    assert main(without_address(command("--model", f"{provider}/any"))) == 1
     assert server.requests == [] and server.gets == []
     end = last_line(told())
     assert OWN_SERVERS[provider] in end and "sk-private-key-1" not in end
@@ -733,7 +743,7 @@ def test_a_value_that_cannot_be_sent_is_named_at_once(
     server, command, told, pauses, model, param, says
 ):
     write_problems(30)
-    assert main(command("--model", model, "--param", param)) == 1
+    assert main(command("--model", model, "--param", param, "--batch-size", 2)) == 1
     end = last_line(told())
     assert says in end and "500" not in end and "server up" not in end
     assert server.requests == [] and pauses == []
@@ -748,12 +758,13 @@ def test_a_number_that_json_cannot_hold_is_refused_as_usage(command, told):
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
 def test_a_key_that_ends_in_a_newline_is_told_of(server, command, told, pauses, model):
-    write_problems(30)
-    assert main(command(*at(server, model), "--param", f"api_key={KEY}9\n")) in (0, 1)
+    write_problems(6)
+    options = (*at(server, model), "--param", f"api_key={KEY}9\n", "--batch-size", 2)
+    assert main(command(*options)) in (0, 1)
     end = last_line(told())
     assert pauses == [] and f"{KEY}9" not in end
     if server.requests:  # a client may take the newline off
-        assert len(answered()) == 30
+        assert len(answered()) == 6
     else:
         assert "500" not in end and "server up" not in end and "api_key" in end
 
@@ -772,7 +783,7 @@ def test_half_a_surrogate_pair_is_refused_by_row(server, command, told, model):
 def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, pauses, model):
     write_problems(30)
     with FakeLLM(tls=True) as server:
-        assert main(command(*at(server, model))) == 1
+        assert main(command(*at(server, model), "--batch-size", 2)) == 1
         assert server.requests == [] and pauses == []
     end = last_line(told())
     assert "CERTIFICATE_VERIFY_FAILED" in end and "SSL_CERT_FILE" in end
@@ -792,7 +803,8 @@ def test_a_certificate_can_be_trusted_by_ssl_cert_file(command, told, monkeypatc
 def test_https_to_an_http_server_says_so(server, command, told, pauses, model):
     write_problems(30)
     url = server.url.replace("http:", "https:")
-    assert main(command("--model", model, "--param", f"api_base={url}/v1")) == 1
+    options = ("--model", model, "--param", f"api_base={url}/v1", "--batch-size", 2)
+    assert main(command(*options)) == 1
     end = last_line(told())
     assert "http://, not https://" in end and len(pauses) <= 1 and server.requests == []
 
@@ -817,6 +829,7 @@ def full_at(server: FakeLLM, requests: int):
         if server.peak >= requests:
             full.set()
         full.wait(60)
+        full.set()  # or never
         return Reply()
 
     server.replies = replies
@@ -824,26 +837,26 @@ def full_at(server: FakeLLM, requests: int):
 
 def test_a_soft_limit_of_open_files_is_raised(server, command, told):
     resource = pytest.importorskip("resource")
-    full_at(server, 150)
-    write_problems(160)
+    full_at(server, 64)
+    write_problems(70)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = len(os.listdir("/dev/fd")) + 100  # as the 256 of a shell on macOS
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
-        assert main(command("--batch-size", 1, "--concurrent-batches", 150)) == 0
+        assert main(command("--batch-size", 1, "--concurrent-batches", 64)) == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(answered()) == 160 == len(server.requests) and server.peak == 150, told()
+    assert len(answered()) == 70 == len(server.requests) and server.peak == 64, told()
 
 
 def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
     pytest.importorskip("resource")
     full_at(server, 48)
-    write_problems(200)
+    write_problems(100)
     options = ("--batch-size", 1, "--concurrent-batches", 300)
     code, told = start(*options, limits={"RLIMIT_NOFILE": 256}).end()
     assert code == 0, told
-    assert len(answered()) == 200 == len(server.requests) and server.peak == 48
+    assert len(answered()) == 100 == len(server.requests) and server.peak == 48
     assert "--concurrent-batches" in told.split("\n")[0]
 
 
@@ -890,7 +903,7 @@ def test_a_run_goes_on_where_nobody_can_be_told(server, start, left, full):
 )
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
 def test_a_proxy_setting_that_cannot_work_is_one_line_that_names_it(
-    server, command, told, monkeypatch, model, name, value, says
+    server, command, told, quick, monkeypatch, model, name, value, says
 ):
     monkeypatch.setenv(name, value)
     write_problems(3)
@@ -921,7 +934,7 @@ VARIABLES = ["SSL_CERT_FILE", "TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LO
 def test_no_variable_of_the_environment_leads_to_a_traceback(start):
     write_problems(3)
     runs = [
-        start("--output-path", f"{name}.jsonl", imported=("pandas",), **{name: "/no/sense"})
+        start("--output-path", f"{name}.jsonl", imported="libraries", **{name: "/no/sense"})
         for name in VARIABLES
     ]
     for name, run in zip(VARIABLES, runs, strict=True):
@@ -945,7 +958,7 @@ def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
     Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
     write_problems(3)
     packages = str(Path("packages").absolute())  # near which litellm looks for the file
-    code, told = start(imported=(), PYTHONPATH=packages, OPENAI_API_KEY=None).end()
+    code, told = start(imported=None, PYTHONPATH=packages, OPENAI_API_KEY=None).end()
     assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, told
     assert code == 1 and "Bad key ***" in told
     assert "sk-from-dotenv" not in told + Path("out.jsonl.run.json").read_text()
@@ -957,9 +970,9 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     import termios
 
     server.replies = lambda request: (
-        Reply(status=400, seconds=0.1) if request.problem == 1 else Reply(seconds=0.1)
+        Reply(status=400, seconds=0.07) if request.problem == 1 else Reply(seconds=0.07)
     )
-    write_problems(60)
+    write_problems(40)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     run = start("--batch-size", 1, *at(server, "openai/gpt-4.1-nano"), stderr=theirs)
@@ -970,15 +983,15 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
             shown += os.read(ours, 10_000)
         except OSError:  # the other end is closed
             break
-        if not wide and re.search(rb"[2-4]\d/60", shown):
+        if not wide and re.search(rb"1\d/40", shown):
             wide, shown = shown, b""
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 50, 0, 0))
     os.close(ours)
     assert run.end(10) == (1, "")
-    states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/60" in line]
+    states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/40" in line]
     assert max(map(len, states)) <= 80 and b"\n" not in wide.strip()
-    assert re.search(r"\d+/60 answers, 1 failed, \$0\.\d+.*left", states[-1])
-    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/60 answers" in line]
+    assert re.search(r"\d+/40 answers, 1 failed, \$0\.\d+.*left", states[-1])
+    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/40 answers" in line]
     assert max(map(len, narrow[3:])) <= 50
-    bar = shown.decode().split("59 of 60 answered")[0]
+    bar = shown.decode().split("39 of 40 answered")[0]
     assert bar.count("\n") <= 2
