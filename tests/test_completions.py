@@ -183,6 +183,17 @@ def test_details_are_null_where_the_server_does_not_say(server, command):
     assert {name: details[name] for name in names} == dict.fromkeys(names)
 
 
+def test_tokens_without_their_total_count(server, command):
+    server.replies = lambda request: Reply(usage={"prompt_tokens": 3, "completion_tokens": 4})
+    write_problems(2)
+    assert main(command("--details")) == 0
+    tokens = [
+        (row["details"]["prompt_tokens"], row["details"]["completion_tokens"])
+        for row in read_jsonl()
+    ]
+    assert tokens == [(3, 4)] * 2 and run_file()["totals"]["completion_tokens"] == 8
+
+
 @pytest.mark.parametrize("first", [[], ["--details"]])
 def test_an_output_may_be_resumed_with_or_without_details(server, command, first):
     write_problems(4)

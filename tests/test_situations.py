@@ -154,6 +154,10 @@ CHAT = {
         "```lua\nretu", finish="error", choice={"error": {"code": 502, "message": "gone"}}
     ),
     "a finish_reason of its own": Reply("```lua\nretu", choice={"native_finish_reason": "error"}),
+    "an error in a choice that stopped": Reply("```lua\nretu", choice={"error": "gone"}),
+    # What litellm itself cannot read.
+    "200 usage in words": Reply(usage={"prompt_tokens": "ten", "completion_tokens": [2]}),
+    "200 a tool call without a function": Reply(message={"tool_calls": [{"id": 1}]}),
 }
 PASSES = {
     **{model: EVERYWHERE | CHAT for model in (OPENAI, VLLM, OPENROUTER, DEEPSEEK, PROXY)},
@@ -542,6 +546,15 @@ def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
     assert answered() == [0, 1, 3, 4, 5] and len(server.requests) == 6, told()
 
 
+def test_an_error_that_shares_a_few_words_with_a_prompt_is_told_whole(server, command, told):
+    text = "Your credit balance is too low to access the API"
+    server.replies = lambda request: error(400, text)
+    prompt = "Print a warning if the credit balance is too low."
+    Path("problems.jsonl").write_text(jsonl([{"task_id": 0, "prompt": prompt}]))
+    assert main(command()) == 1
+    assert f"400 credit used up: {text};" in told()
+
+
 @pytest.mark.parametrize("status", [400, 401, 500])
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, OPENROUTER])
 def test_a_key_that_the_server_echoes_is_masked(server, command, told, monkeypatch, status, model):
@@ -597,7 +610,8 @@ def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, comman
     [
         *(("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34)),
         *(("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)),
-        *(("try again in 250ms", 0.25), ("Please wait 15 seconds", 0)),
+        *(("try again in 250ms", 0.25), ("Please wait 15 seconds", 15)),
+        *(("Retry after 2m3.5s.", 123.5), ("wait for 2 minutes and 5 seconds", 125)),
     ],
 )
 def test_a_time_told_in_words_is_waited_for(server, command, pauses, text, seconds):
