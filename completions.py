@@ -39,7 +39,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, redirect_stderr, suppress
 from datetime import datetime, timedelta, timezone
-from difflib import SequenceMatcher
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from itertools import chain, count, islice, pairwise
@@ -62,7 +61,8 @@ def notify(line: str):
 
 def one_line(error: object, length: int = 300) -> str:
     """The text of an error, shortened between words: half a key would not be masked."""
-    return textwrap.shorten(str(error)[: 10 * length], length) or type(error).__name__
+    text = " ".join(str(error).split())[: 2 * length]
+    return textwrap.shorten(text, length) or type(error).__name__
 
 
 def variables(error: object) -> str:
@@ -527,7 +527,8 @@ def differences(earlier: dict, later: dict) -> list[str]:
 # --- what nobody may read ----------------------------------------------------------------------
 
 SECRET = re.compile(
-    r"key|secret|passw|credential|cookie|bearer|header|auth(?!or\b)|token\d*$", re.I
+    r"(?i)^(?!(max|min|stop)_).*(key|secret|passw|passphrase|credential|cookie|bearer|header"
+    r"|auth(?!or\b)|token(?!s|iz)|_(pass|pwd|pat)$)"
 )
 
 
@@ -556,8 +557,8 @@ class Masked:
 
     def text(self, text: str) -> str:
         """The text with *** for keys, and for user, password and query of addresses."""
-        text = re.sub(r"(\b\w+://)[^\s/?#\"']*@", r"\1***@", text)
-        text = re.sub(r"(\b\w+://[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
+        text = re.sub(r"(\b\w+://)[^\s?#\"']*@", r"\1***@", text)
+        text = re.sub(r"(/[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
         # Now, not when the run began: litellm loads keys from a .env file. One of less than six
         # characters protects nothing, and hidden wherever it stands it would garble the text.
         named = {v for k, v in os.environ.items() if SECRET.search(k) and len(v) > 5}
@@ -605,24 +606,36 @@ BLOCKED = (
     r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
     r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
     r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
-    r"|(content|considered).{0,15}risk|敏感|违规|不安全|不当内容"
+    r"|(in|out)put.{0,10}sensitive|(content|considered).{0,15}risk|敏感|违规|不安全|不当内容"
 )
 MONEY = (
     r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
     r"|funds|pre.?paid|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
-    r"|(exceeded|insufficient|current|no).{0,15}quota|quota.{0,15}(exceed|used up|not enough)"
+    r"|(insufficient|current|no).{0,15}quota|quota.{0,15}(used up|not enough)|key limit"
+    r"|free.{0,15}(quota|tier).{0,40}(exceeded|exhausted)"
     r"|(over|exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
     r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
+)
+# A finish_reason that says that the answer is no whole one.
+NO_WHOLE = re.compile(
+    r"(?i)error|abort|fail|cancel|interrupt|insufficient|unavailable|overload|network|timeout"
+    rf"|malformed|unexpected|{BLOCKED}"
 )
 COMES_BACK = (
     r"rate.?limit(?!\w*error)|per.?(minute|second|min\b)|\b[rt]pm\b"
     r"|(again|retry|wait)\w* (in|after|for)\b"
 )
-KEY = r"api.?key|credential|authenti|authoriz|no connected db|(invalid|expired|missing).{0,20}token"
+KEY = (
+    r"api.?key|credential|authenti|authoriz|no connected db|(invalid|expired|missing).{0,20}token"
+    r"|(organi[sz]ation|account|user|terms).{0,40}(verified|disabled|restricted|suspended|supported"
+    r"|acceptance)"
+)
 # The kinds of failure: the first row that fits "STATUS text", where STATUS is 0 if none came, and
 # local if nothing was sent, says what it is, what it concerns, and how to mend it.
 # fmt: off
 FAILURES = (
+    ("timeout", PASSING, r"408|0 ReadTimeout", "raise --timeout, or lower --max-tokens"),
+    ("no answer", PASSING, r"409|424|425|498|499|[5-9]", "see the server's log"),
     ("blocked by the provider", PROBLEM, rf"[24](?!29).*({BLOCKED})", "it refuses this content"),
     ("credit used up", RUN, rf"402|[24](?!.*({COMES_BACK})).*({MONEY})",
      "add to the account's balance, credit or quota"),
@@ -632,27 +645,27 @@ FAILURES = (
     ("max_tokens refused", RUN, r"(4|local).*max.tokens.*(not support|unsupported|instead)"
      r"|(4|local).*(not support|unsupported|unrecogni).*max.tokens",
      "--max-tokens none --param max_completion_tokens=5000"),
-    ("too long", PROBLEM, r"4(?!29).*(max.(new.|output.|completion.)?tokens|max.model.len"
-     r"|(output|completion|requested).{0,25}tokens|tokens.{0,25}(output|completion))",
-     "lower --max-tokens: the model does not give that many, or not after this prompt"),
-    ("too long", PROBLEM, r"4(?!29).*(context.{0,5}(length|window|size)|too (long|many tokens))"
-     r"|4.*too large", "it is too long for this model"),
+    ("too long", PROBLEM, r"413|429.*request too large|4(00|22).*(too (long|large|many tokens)"
+     r"|context.{0,5}(length|window|size)"
+     r"|(tokens?|len|length)\b.{0,60}(exceed|limit|max|range|less than|longer than)"
+     r"|(exceed|limit|max|range|longer than|up to|at most).{0,60}(tokens?|len|length)\b)",
+     "prompt and --max-tokens are too long for this model, at least together: lower --max-tokens"),
     ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
     ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
      "try --temperature none --top-p none (some models want one of the two)"),
     ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
      r"(param|argument|input|field)", "mend or leave it out{param}"),
     ("unknown model", RUN, r"404|405|410|(4|local).*((no such|invalid|unknown|not a valid) model"
-     r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown|invalid)|模型不)",
+     r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown"
+     r"|invalid(?! (request|argument|param)))|模型不)",
      "check --model (provider/name) and the address"),
-    ("wrong key", RUN, rf"40[13]|(4|local).*({KEY})",
+    ("wrong key", RUN, rf"40[137]|(4|local).*({KEY})",
      "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
-    ("timeout", PASSING, r"408|0 ReadTimeout", "raise --timeout, or lower --max-tokens"),
-    ("certificate", RUN, r"0 .*(certificate|\bssl\b)",
+    ("certificate", RUN, r"0 .*(certificate|wrong version number|record layer)",
      "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
     ("no connection", PASSING, r"0 (Connect|Proxy)",
-     "is the server up, the address right, and with http or https as it wants?"),
-    ("no answer", PASSING, r"[025-9]|409|424|425|498|499", "see the server's log"),
+     "is the server up, the address right, and http://, not https://, if it wants that?"),
+    ("no answer", PASSING, r"[02]", "see the server's log"),
     ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
     ("not sent", RUN, r"local", "mend what it names{param}"),
 )
@@ -663,7 +676,9 @@ class NoAnswer(Exception):
     """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
 
     def __init__(self, status: int, text: str, headers: Any = None):
-        super().__init__(readable(text[:10_000]))  # a body of some MB takes long to search
+        # A body of some MB takes long to search. Half a word may be half a key.
+        text = text if len(text) < 10_000 else re.sub(r"\S+$", "", text[:10_000])
+        super().__init__(readable(text))
         self.status, self.headers = status, headers or {}
 
 
@@ -678,9 +693,9 @@ class Failure:
         # What litellm raises of its own accord it can only say of an answer, once one came.
         status = sent.status if sent else 200 if came else "local"
         self.problem, self.text = problem, one_line(sent or last).rstrip(".")
+        text = without_echo(str(sent or last), problem[options.prompt_column])
         # An address may hold telling words too.
-        text = re.sub(r"\w+://\S+", " ", str(sent or last))
-        signature = f"{status} {in_own_words(text, problem[options.prompt_column])}"
+        signature = re.sub(r"\w+://\S+|[_\s]+", " ", f"{status} {text}")
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         self.label, self.concerns, _, repair = row
         self.kind = f"{status} {self.label}" if sent and status else self.label
@@ -713,18 +728,24 @@ def readable(body: str) -> str:
     return body
 
 
-def in_own_words(text: str, prompt: str) -> str:
-    """The words of a text but what it repeats of the prompt: that may speak of a balance."""
-    said, sent = (re.findall(r"\w+", re.sub(r"\\+[nrt]|_", " ", t[:5000])) for t in (text, prompt))
-    echo = SequenceMatcher(None, said, sent, autojunk=False)
-    while (found := echo.find_longest_match()).size > 6:
-        del said[found.a : found.a + found.size]
-        echo.set_seq1(said)
-    return " ".join(said)
+def without_echo(text: str, prompt: str) -> str:
+    """The text without what it repeats of the prompt, runs of seven words: they may mean money."""
+    word = re.compile(r"(?i)[a-z\d]+|[^\W_]")  # each character where words are not spaced
+    text, prompt = (re.sub(r"\\+[nrt]", " ", t.lower()) for t in (text, prompt))
+    said, sent = (word.findall(t) for t in (text, prompt))
+    runs = set(zip(*(sent[n:] for n in range(7)), strict=False))
+    echoed: set[int] = set()
+    for n, run in enumerate(zip(*(said[n:] for n in range(7)), strict=False)):
+        echoed.update(range(n, n + 7) if run in runs else ())
+    numbers = count()
+    return word.sub(lambda found: "" if next(numbers) in echoed else found[0], text)
 
 
 UNITS = {"ms": 0.001, "milli": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-TIME = r"(\d+(?:\.\d+)?) ?(ms|milli|s|m|h|d)[a-z]*"
+TIME = (
+    r"(\d+(?:\.\d+)?) ?(ms|milli|s|m|h|d)"
+    r"(?:seconds?|econds?|ecs?|inutes?|ins?|ours?|rs?|ays?)?(?![a-z])"
+)
 AFTER = re.compile(rf"(?:again|retry|wait)\w*\D{{1,20}}?((?:{TIME}[ ,]*(?:and )?)+)")
 
 
@@ -734,7 +755,7 @@ def retry_after(headers: Any, text: str) -> float:
     A LiteLLM proxy passes the header on as llm_provider-retry-after.
     """
     asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
-    said = AFTER.search(f"retry after {asked}; {text}".lower())
+    said = AFTER.search(f"retry after {asked}" if asked else text.lower())
     seconds = sum(float(n) * UNITS[unit] for n, unit in re.findall(TIME, said[1])) if said else 0.0
     with suppress(ValueError, OverflowError):
         seconds = parsedate_to_datetime(asked).timestamp() - time.time()
@@ -831,30 +852,40 @@ def refuse_other_host(url: str, options: argparse.Namespace):
 
 def checked(path: str, response: Any) -> Any:
     """The response, in OpenAI's form with its content as one text; NoAnswer if it is no answer."""
-    status, text, headers = response.status_code, response.text, response.headers
+    status, headers, body = response.status_code, response.headers, response.content
+    text = body.decode("utf-8", "replace").strip() or "an empty body"
     if status >= 300:
         where = headers.get("location")
         raise NoAnswer(status, f"redirected to {where}" if where else text, headers)
     is_chat = path.endswith("/chat/completions")
     is_json = headers.get("content-type", "").startswith("application/json")
-    if not is_chat and not is_json and text and not text.lstrip().startswith("<"):
+    if not is_chat and not is_json and body and not text.startswith("<"):
         return response
-    with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        payload = json.loads(response.content)
+    for reason in re.findall(r'(?i)reason"\s*:\s*"(\w+)"', text):  # whatever a provider calls it
+        if NO_WHOLE.search(reason):
+            raise NoAnswer(status, f"finish_reason {reason}", headers)
+    try:
+        payload = json.loads(body)
         choice = payload["choices"][0] if is_chat else {"message": {}}
-        message = choice["message"]
+        message, error = choice["message"], payload.get("error") or choice.get("error")
         if isinstance(parts := message.get("content"), list):
-            message["content"] = joined(parts, "text")
-            message["reasoning_content"] = joined(parts, "thinking")
+            message["content"], aside = joined(parts, "text"), joined(parts, "thinking")
+            message["reasoning_content"] = aside or message.get("reasoning_content")
+            error = error or ("" if message["content"] or aside else "parts without a text")
             response = type(response)(status, json=payload)
-        is_text = isinstance(message.get("content"), str | None)
-        if is_text and not payload.get("error") and not choice.get("error"):
+        if not error and isinstance(message.get("content"), str | None):
             return response
-    raise NoAnswer(status, text or "an empty body", headers)
+        text = json.dumps(error or "content that is no text")
+    except ValueError:  # half an answer? The words of a model tell no kind of failure
+        text = "broken JSON" if text.startswith(("{", "data:")) else text
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        pass  # it has another form
+    raise NoAnswer(status, text, headers)
 
 
 def joined(parts: list, kind: str) -> str:
     """The texts of one kind in a message whose content is a list of parts."""
+    parts = [{"text": part} if isinstance(part, str) else part for part in parts]
     found = (part.get(kind) for part in parts if isinstance(part, dict))
     return "".join(joined(x, "text") if isinstance(x, list) else x or "" for x in found)
 
@@ -899,10 +930,6 @@ def field(message: Any, *names: str) -> Any:
     return next(filter(None, found), None)
 
 
-# A finish_reason that says that the answer is no whole one, beside those that mean BLOCKED.
-BROKEN_OFF = r"error|abort|fail|cancel|interrupt|insufficient|unavailable|overload|network|timeout"
-
-
 def outcome(problem: dict, response: Any, options: argparse.Namespace, came: bool) -> Any:
     """An Answer or a Failure; came: whether the server ever sent an answer."""
     error = response if isinstance(response, Exception) else why_none(response)
@@ -913,13 +940,11 @@ def why_none(response: Any) -> Exception | None:
     """Why a response is no answer, as one that a provider blocked or broke off; None if it is."""
     if not getattr(response, "choices", None):
         return NoAnswer(200, "the response has no choices")
-    choice = response.choices[0]
-    # litellm makes "stop" of many a finish_reason, and keeps the provider's own.
-    for reason in filter(None, (choice.finish_reason, field(choice, "native_finish_reason"))):
-        if re.search(f"{BROKEN_OFF}|{BLOCKED}", str(reason).replace("_", " "), re.I):
-            return NoAnswer(200, f"finish_reason {reason}")
-    refusal = field(choice.message, "refusal")
-    return NoAnswer(200, f"refusal: {refusal}") if refusal and not choice.message.content else None
+    message, reason = response.choices[0].message, str(response.choices[0].finish_reason)
+    if NO_WHOLE.search(reason):
+        return NoAnswer(200, f"finish_reason {reason}")
+    refusal = field(message, "refusal")
+    return NoAnswer(200, f"refusal: {refusal}") if refusal and not message.content else None
 
 
 def connect(options: argparse.Namespace):

@@ -601,7 +601,7 @@ def test_a_run_file_that_cannot_be_saved_for_a_moment_ends_no_run(server, comman
 
 
 def test_every_secret_is_masked_by_its_name_or_value(server, command, told, monkeypatch):
-    monkeypatch.setenv("SOME_TOKEN", "tok-in-environment")
+    monkeypatch.setenv("SOME_TOKEN_READ", "tok-in-environment")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
     headers = {"Authorization": "Basic dXNlcjpwYXNz", "X-Team": "team-seven"}
     echo = "tok-in-environment, dXNlcjpwYXNz, http://me:hunter2@host/, parallel, team-seven"
@@ -631,6 +631,9 @@ def test_every_secret_is_masked_by_its_name_or_value(server, command, told, monk
         ("api_base=http://me:p@ss77@127.0.0.1:9/v1", "ss77"),
         ("api_base=http://127.0.0.1:9/v1?api_key=S3cret", "S3cret"),
         ("api_base=http://127.0.0.1:9/v1?sig=S3cret&x=1", "S3cret"),
+        ("api_base=127.0.0.1:9/v1?key=S3cret", "S3cret"),
+        ("api_base=http://me:pa/ss77@127.0.0.1:9/v1", "ss77"),
+        ('extra_body={"session_token_x": "S3cret"}', "S3cret"),
     ],
 )
 def test_what_param_holds_under_the_name_of_a_secret_is_shown_nowhere(

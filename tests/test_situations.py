@@ -67,6 +67,9 @@ RATE_LIMITS = {
     "https://platform.openai.com/account/rate-limits to learn more. You can increase your rate "
     "limit by adding a payment method to your account at "
     "https://platform.openai.com/account/billing.",
+    "Vertex, of a model": "Quota exceeded for aiplatform.googleapis.com/online_prediction_requests_"
+    "per_base_model with base model: gemini. Please submit a quota increase request.",
+    "DashScope": "Allocated quota exceeded, please increase your quota limit.",
     "Gemini": "You exceeded your current quota, please check your plan and billing details. For "
     "more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits.\n"
     "* Quota exceeded for metric: "
@@ -114,6 +117,9 @@ EVERYWHERE = {
     "half a body": Reply(broken=True),
     "no gzip": Reply(headers={"Content-Encoding": "gzip"}),
     "no body": Reply(body=""),
+    "408 that speaks of credits": Reply(status=408, error="Timed out; no credits were charged."),
+    "425 that speaks of a model": Reply(status=425, error="The model x is not available yet."),
+    "499 that speaks of balance": Reply(status=499, error="Client gone, balance unchanged."),
     "999 of a wall": Reply(status=999, body="<h1>Are you a robot?</h1>", headers=HTML),
     "200 in HTML": Reply(body="<h1>Sign in</h1>", headers=HTML),
 }
@@ -155,6 +161,13 @@ CHAT = {
     ),
     "a finish_reason of its own": Reply("```lua\nretu", choice={"native_finish_reason": "error"}),
     "an error in a choice that stopped": Reply("```lua\nretu", choice={"error": "gone"}),
+    # What a model says tells no kind of failure.
+    "an error beside code about money": Reply(
+        "local balance = 0", finish="error", choice={"error": {"code": 502, "message": "gone"}}
+    ),
+    "half a body about money": Reply("Safety first: local balance = 0 " * 9, broken=True),
+    "a stream about money": Reply(body='data: {"choices": [{"delta": {"content": "balance"}}]}'),
+    "parts that nobody knows": Reply([{"type": "image", "url": "x"}]),
     # What litellm itself cannot read.
     "200 usage in words": Reply(usage={"prompt_tokens": "ten", "completion_tokens": [2]}),
     "200 a tool call without a function": Reply(message={"tool_calls": [{"id": 1}]}),
@@ -467,6 +480,9 @@ ANSWERS = [
     row("an answer of an unknown model's name", ANSWER_IT_IS, Reply(), model="openai/a/b:c@d"),
     row("a refusal beside an answer", ANSWER_IT_IS, Reply(message={"refusal": ""})),
     row("an error field that is null", ANSWER_IT_IS, Reply(choice={"error": None})),
+    row("a charset that nobody knows", ANSWER_IT_IS,
+        Reply(headers={"Content-Type": "application/json; charset=undefined"})),
+    row("content in parts of text", ANSWER_IT_IS, Reply([ANSWER[:9], ANSWER[9:]])),
     row("a strange content type", ANSWER_IT_IS, Reply(headers={"Content-Type": "text/plain"})),
 ]  # fmt: skip
 
@@ -517,6 +533,7 @@ def test_the_text_of_an_error_with_status_200_is_shown(server, command, told, bo
 
 
 BALANCE = 'Class "Account" has a balance;\nadd deposit, payment and "billing" with unpaid invoices.'
+CHINESE = "实现一个函数, 计算账户余额, 充值后返回余额。"
 
 
 @pytest.mark.parametrize(
@@ -527,20 +544,26 @@ BALANCE = 'Class "Account" has a balance;\nadd deposit, payment and "billing" wi
         lambda prompt: repr(prompt),
         lambda prompt: f"[{{'role': 'user', 'content': {prompt!r}}}]",
         lambda prompt: json.dumps(prompt),
+        lambda prompt: f"{prompt} {prompt.lower()}",
+        lambda prompt: prompt[-100:],
     ],
-    ids=["whole", "cut", "repr", "messages", "json"],
+    ids=["whole", "cut", "repr", "messages", "json", "twice", "end"],
 )
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize(
+    ("prompt", "status"),
+    [(BALANCE, 400), (BALANCE, 422), (CHINESE, 400), ("Count to nine. " * 500 + BALANCE, 400)],
+    ids=["400", "422", "Chinese", "long"],
+)
 def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
-    server, command, told, echo, status
+    server, command, told, echo, prompt, status
 ):
     server.replies = lambda request: (
         error(status, f"Cannot tokenize {echo(request.prompt)}")
-        if "balance" in request.prompt
+        if prompt in request.prompt
         else Reply()
     )
     problems = [{"task_id": n, "prompt": f"Problem {n}."} for n in range(6)]
-    problems[2]["prompt"] = BALANCE
+    problems[2]["prompt"] = prompt
     Path("problems.jsonl").write_text(jsonl(problems))
     assert main(command("--batch-size", 2)) == 1
     assert answered() == [0, 1, 3, 4, 5] and len(server.requests) == 6, told()
@@ -611,6 +634,7 @@ def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, comman
         *(("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34)),
         *(("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)),
         *(("try again in 250ms", 0.25), ("Please wait 15 seconds", 15)),
+        *(("503 Service Unavailable", 0), ("20 max. requests at once; retried 3 hosts", 0)),
         *(("Retry after 2m3.5s.", 123.5), ("wait for 2 minutes and 5 seconds", 125)),
     ],
 )
