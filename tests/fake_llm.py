@@ -86,7 +86,7 @@ class FakeLLM:
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.http.server_port}"
 
     def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.002,), daemon=True).start()
         return self
 
     def __exit__(self, *exc):

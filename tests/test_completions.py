@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -950,12 +951,22 @@ def test_help_and_usage_errors_import_nothing_heavy(start):
 # --- the script as a file ---
 
 
-def test_it_runs_from_any_folder_and_loads_no_datasets_for_a_file(server, start):
-    write_problems(1)
+def test_it_runs_from_any_folder_loads_no_datasets_for_a_file_and_masks_the_key_of_a_dotenv_file(
+    server, start
+):
+    server.replies = lambda request: (
+        Reply(status=400, error=f"Bad key {request.key}") if request.problem else Reply()
+    )
     assert os.getcwd() != str(ROOT)
-    code, lines = start(imported=None, PYTHONPROFILEIMPORTTIME="1").end()
-    assert code == 0, lines
-    assert len(read_jsonl()) == 1
+    Path("packages").symlink_to(Path(find_spec("litellm").origin).parent.parent)
+    Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
+    write_problems(2)
+    packages = str(Path("packages").absolute())  # near which litellm looks for the file
+    environment = {"PYTHONPATH": packages, "OPENAI_API_KEY": None, "PYTHONPROFILEIMPORTTIME": "1"}
+    code, lines = start(imported=None, **environment).end()
+    assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, lines
+    assert code == 1 and answered() == [0] and "Bad key ***" in lines
+    assert "sk-from-dotenv" not in lines + Path("out.jsonl.run.json").read_text()
     assert {"litellm", "pandas"} <= imported(lines) and "datasets" not in imported(lines)
 
 

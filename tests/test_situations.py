@@ -988,20 +988,6 @@ def test_columns_that_are_no_number_do_no_harm(server, command, told, monkeypatc
     assert main(command()) == 0 and "3 of 3 answered" in told()
 
 
-def test_a_key_of_a_dotenv_file_is_used_and_masked(server, start):
-    import litellm
-
-    server.replies = lambda request: Reply(status=401, error=f"Bad key {request.key}")
-    Path("packages").symlink_to(Path(litellm.__file__).parent.parent)
-    Path(".env").write_text("OPENAI_API_KEY=sk-from-dotenv-0123456789\n")
-    write_problems(3)
-    packages = str(Path("packages").absolute())  # near which litellm looks for the file
-    code, told = start(imported=None, PYTHONPATH=packages, OPENAI_API_KEY=None).end()
-    assert {request.key for request in server.requests} == {"sk-from-dotenv-0123456789"}, told
-    assert code == 1 and "Bad key ***" in told
-    assert "sk-from-dotenv" not in told + Path("out.jsonl.run.json").read_text()
-
-
 def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     pty = pytest.importorskip("pty")
     import fcntl
