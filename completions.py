@@ -639,6 +639,8 @@ FAILURES = (
     ("blocked by the provider", PROBLEM, rf"[24](?!29).*({BLOCKED})", "it refuses this content"),
     ("credit used up", RUN, rf"402|[24](?!.*({COMES_BACK})).*({MONEY})",
      "add to the account's balance, credit or quota"),
+    ("unread", RUN, r"200 content in parts",
+     "change that at the server, or take a provider prefix that reads them"),
     ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
     ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
      "the servers behind that address are down or busy: see its log"),
@@ -870,8 +872,9 @@ def checked(path: str, response: Any) -> Any:
         message, error = choice["message"], payload.get("error") or choice.get("error")
         if isinstance(parts := message.get("content"), list):
             message["content"], aside = joined(parts, "text"), joined(parts, "thinking")
+            if not (error or aside or message["content"]):
+                raise NoAnswer(status, "content in parts without a text", headers)
             message["reasoning_content"] = aside or message.get("reasoning_content")
-            error = error or ("" if message["content"] or aside else "parts without a text")
             response = type(response)(status, json=payload)
         if not error and isinstance(message.get("content"), str | None):
             return response

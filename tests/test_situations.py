@@ -167,7 +167,6 @@ CHAT = {
     ),
     "half a body about money": Reply("Safety first: local balance = 0 " * 9, broken=True),
     "a stream about money": Reply(body='data: {"choices": [{"delta": {"content": "balance"}}]}'),
-    "parts that nobody knows": Reply([{"type": "image", "url": "x"}]),
     # What litellm itself cannot read.
     "200 usage in words": Reply(usage={"prompt_tokens": "ten", "completion_tokens": [2]}),
     "200 a tool call without a function": Reply(message={"tool_calls": [{"id": 1}]}),
@@ -475,6 +474,8 @@ ANSWERS = [
         for reason in ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "", None)
         for model in (OPENAI, VLLM)
     ),
+    row("content in parts that nobody knows", RUN, Reply([{"type": "image", "url": "x"}]),
+        "content in parts", "provider prefix"),
     row("no usage", ANSWER_IT_IS, Reply(usage=None)),
     row("blanks before the answer", ANSWER_IT_IS, Reply(blanks=0.3)),
     row("an answer of an unknown model's name", ANSWER_IT_IS, Reply(), model="openai/a/b:c@d"),
