@@ -136,8 +136,10 @@ def read_jsonl(path: str) -> list[dict]:
         raise CompletionsError(f"cannot read {path}: {one_line(error)}") from None
     kind = next(kind for start, kind in BEGINNINGS.items() if content.startswith(start))
     repair = f"this looks like {kind}; write one JSON object a line (README, Benchmarks)"
-    lines = enumerate(content.split(b"\n"), 1)
-    rows = [parse_object(line, f"{path}:{n}", repair) for n, line in lines if line.strip()]
+    rows: list[dict] = []
+    for n, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            rows.append(parse_object(line, f"{path}:{n}", "mend that line" if rows else repair))
     if len(rows) == 1 and rows[0] and all(isinstance(v, dict | list) for v in rows[0].values()):
         raise CompletionsError(f"{path}: one JSON object over all; write its values, one a line")
     return rows
@@ -177,8 +179,8 @@ def load_dataset(
             if getattr(getattr(error, "response", 0), "status_code", 0) < 500:
                 break
     raise CompletionsError(
-        f"cannot load {name!r}: {why}; check name, network, --config, --split, and HF_TOKEN if it "
-        "is private or gated; what datasets cannot load, write as JSONL (README, Benchmarks)"
+        f"cannot load {name!r}: {why}; check name (no file here has it), network, --config, "
+        "--split, and HF_TOKEN if it is private; what datasets cannot load, write as JSONL"
     )
 
 
@@ -279,10 +281,12 @@ def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_s
 class Output:
     """The JSONL file that a run appends to, locked until it is closed, however that comes."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, benchmark: str):
         import filelock
 
         self.path = Path(path).expanduser()
+        if self.path.resolve() == Path(benchmark).expanduser().resolve():
+            raise CompletionsError(f"cannot write to {path}: it is the benchmark")
         if str(path).endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
             raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,11 +370,12 @@ class Run:
         self.totals: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"cost": None}
         self.totals |= earlier.get("totals", {})
         # A kill leaves totals up to a second old; what the output shows was asked as well.
-        self.totals["requests"] += output.answers - earlier.get("answers", output.answers)
+        self.totals["requests"] += max(0, output.answers - earlier.get("answers", output.answers))
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
         self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
         self.content |= {"answers": output.answers, "totals": self.totals}
         self.failures: dict[str, list[Failure]] = {}
+        self.lock = threading.Lock()
         self.wanted, self.missing, self.new, self.under_way = wanted, missing, 0, 0
         self.began = self.drawn = self.saved = time.monotonic()
         self.stage, self.busy = "loading litellm", 0.0  # busy: seconds that all requests took
@@ -380,7 +385,8 @@ class Run:
     def earlier(self, settings: dict, answers: int) -> dict:
         """The content of the file that earlier runs left, if this one goes on from it.
 
-        With no answer there is nothing that other settings could spoil, and the file begins anew.
+        With no answer there is nothing that other settings could spoil, and the file begins anew;
+        so it does where the output was removed.
         """
         if not self.path.exists():
             if answers:
@@ -398,7 +404,7 @@ class Run:
         if changes and answers:
             begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
             raise CompletionsError(f"{begun}; choose another --output-path")
-        return {} if changes else earlier
+        return {} if changes or (not answers and earlier.get("answers")) else earlier
 
     def save(self, *, finished: bool = False):
         """Replace the file atomically: a reader sees the old or the new one, never a part."""
@@ -440,8 +446,22 @@ class Run:
         self.draw(last=True)
         self.bar.close()
         self.totals["requests"] += self.under_way
-        with suppress(OSError):  # what stops a run may bar that too, and is told already
+        try:
             self.save(finished=not self.missing)
+        except OSError as error:
+            notify(f"{self.path} is not up to date: {error.strerror}")
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count a request: as under way while the block lasts, then as made."""
+        with self.lock:
+            self.under_way += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.under_way -= 1
+                self.totals["requests"] += 1
 
     def state(self) -> str:
         """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
@@ -457,10 +477,12 @@ class Run:
         """Print what the run came to and what would mend it; raise CompletionsError if it ended."""
         totals, elapsed = self.totals, time.monotonic() - self.began
         answered = f"{self.wanted - self.missing} of {self.wanted} answered"
+        unknown = self.content.get("answers_of_unknown_settings")
+        cut_off = f"{totals['truncated']} cut off" + (f" ({unknown} unknown)" if unknown else "")
         cost = "cost unknown" if totals["cost"] is None else f"${totals['cost']:.4f}"
         if self.new or not end:
             notify(
-                f"{answered} in {in_words(elapsed)}; of the answers {totals['truncated']} cut off, "
+                f"{answered} in {in_words(elapsed)}; of the answers {cut_off}, "
                 f"{totals['empty']} empty, {totals['without_program']} without a program\n"
                 f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
                 f"({totals['reasoning_tokens']:,} for reasoning), {cost}"
@@ -553,7 +575,10 @@ class Masked:
         if secret and value and value is not True:  # a switch is no secret
             self.secrets |= {str(value), *str(value).split()[-1:]}
             return "***"
-        return self.text(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            self.secrets |= set(re.findall(r"://[^\s?#:]*:([^\s?#]+)@", value))  # a password
+            return self.text(value)
+        return value
 
     def text(self, text: str) -> str:
         """The text with *** for keys, and for user, password and query of addresses."""
@@ -588,6 +613,8 @@ def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
         return
     except CompletionsError as error:
         line = str(error)
+    except ModuleNotFoundError as error:
+        line = f"{error}; `uv run completions.py` installs what it needs"
     except OSError as error:
         place, reason = error.filename or output_path, error.strerror or error
         line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
@@ -694,7 +721,7 @@ class Failure:
         sent = next((e for e in chain if isinstance(e, NoAnswer)), None)
         # What litellm raises of its own accord it can only say of an answer, once one came.
         status = sent.status if sent else 200 if came else "local"
-        self.problem, self.text = problem, one_line(sent or last).rstrip(".")
+        self.problem, self.text = problem, re.sub(r"(?<!\.)\.$", "", one_line(sent or last))
         text = without_echo(str(sent or last), problem[options.prompt_column])
         # An address may hold telling words too.
         signature = re.sub(r"\w+://\S+|[_\s]+", " ", f"{status} {text}")
@@ -790,7 +817,7 @@ class Transport:
     and follows no redirect of a POST, which would lose the prompt.
     """
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, run: Run, options: argparse.Namespace):
         import httpx
         from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
@@ -799,7 +826,7 @@ class Transport:
         # Each is used by one thread at a time: a pool that many share looks at all its connections
         # for each request, and now and then closes one as stale just when another thread took it.
         self.idle = [self.client()]
-        self.options, self.answered = options, False
+        self.run, self.options, self.answered = run, options, False
 
     def handle_request(self, request: Any) -> Any:
         """Send a request and receive the whole answer; raises NoAnswer for what is none."""
@@ -813,7 +840,7 @@ class Transport:
         except IndexError:
             client = self.client()
         try:
-            with closing(client.send(request, stream=True)) as response:
+            with self.run.sending(), closing(client.send(request, stream=True)) as response:
                 for piece in response.iter_raw():
                     body += piece
                     if time.monotonic() > end:
@@ -950,7 +977,7 @@ def why_none(response: Any) -> Exception | None:
     return NoAnswer(200, f"refusal: {refusal}") if refusal and not message.content else None
 
 
-def connect(options: argparse.Namespace):
+def connect(run: Run, options: argparse.Namespace):
     """Import litellm with no word of its own and no request for prices, over our Transport.
 
     All that a request rests on is set up here: what fails is told before the first one.
@@ -968,7 +995,7 @@ def connect(options: argparse.Namespace):
             gc.freeze()  # what was imported stays, and need not be looked at again
         litellm.suppress_debug_info = True
         litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-        litellm.sync_transport = Transport(options)
+        litellm.sync_transport = Transport(run, options)
         litellm.client_session = httpx.Client(transport=litellm.sync_transport)
     finally:
         gc.enable()
@@ -994,7 +1021,7 @@ class Requests:
         concurrency = at_once(self.options)
         try:
             pool = ThreadPoolExecutor(concurrency)
-            self.wait_for({pool.submit(connect, self.options)})
+            self.wait_for({pool.submit(connect, self.run, self.options)})
             self.run.stage = ""
             self.wait_for({pool.submit(self.work_off, batches) for _ in range(concurrency)})
         except BaseException:
@@ -1044,15 +1071,10 @@ class Requests:
         request = {name: getattr(o, name) for name in (*SAMPLING, "timeout")}
         messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
-        with self.lock:
-            self.run.under_way += len(batch)
         try:
             responses = litellm.batch_completion(**request)
         except Exception as error:  # vllm/ raises instead of returning exceptions
             responses = [error] * len(batch)
-        with self.lock:
-            self.run.under_way -= len(batch)
-            self.run.totals["requests"] += len(batch)
         answered = litellm.sync_transport.answered
         return [outcome(p, r, o, answered) for p, r in zip(batch, responses, strict=True)]
 
@@ -1145,24 +1167,25 @@ def main_with_args(
     sends none. Raises CompletionsError where the run cannot begin or go on, and KeyboardInterrupt
     on Ctrl-C or when another thread sets stop; every answer that came is on disk then.
     """
-    options = checked_options(**locals())
-    with told(options.param, output_path) as masked:
-        source: dict = {"config": config, "split": split, "revision": revision}
-        problems = load_benchmark(benchmark, **source, prompt_column=prompt_column, source=source)
+    o = checked_options(**locals())
+    with told(o.param, o.output_path) as masked:
+        source: dict = {"config": o.config, "split": o.split, "revision": o.revision}
+        where = {**source, "prompt_column": o.prompt_column, "source": source}
+        problems = load_benchmark(o.benchmark, **where)
         keys = [content_key(problem) for problem in problems]
-        output = Output(output_path)
+        output = Output(o.output_path, o.benchmark)
         with output.file:
             answered = output.answered(keys)
-            todo = unanswered(problems[:limit], keys, answered, num_samples)
-            made = masked.settings(description(options, source, keys))
-            run = Run(output, made, len(problems[:limit]) * num_samples, len(todo))
+            todo = unanswered(problems[: o.limit], keys, answered, o.num_samples)
+            made = masked.settings(description(o, source, keys))
+            run = Run(output, made, len(problems[: o.limit]) * o.num_samples, len(todo))
             output.cut_torn_line()
-            requests = Requests(output, run, options)
+            requests = Requests(output, run, o)
             with closing(run):
                 run.save()
                 if todo:
-                    requests.perform(batches(todo, batch_size, progress=False))
-        run.conclude(requests.end, options)
+                    requests.perform(batches(todo, o.batch_size, progress=False))
+        run.conclude(requests.end, o)
         return run.missing
 
 
@@ -1196,8 +1219,6 @@ def key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
         raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
-    if key in RESERVED:
-        raise argparse.ArgumentTypeError(f"{key} cannot be passed on: see the options for it")
     return key, json_or_text(value)
 
 
@@ -1251,11 +1272,17 @@ OPTIONS = {  # of each group: name, metavar, default, type, help
 def checked_options(**options: Any) -> argparse.Namespace:
     """The options of a run; raises CompletionsError for what none can have, alone or together."""
     options["param"] = dict(options["param"] or {})
-    for name, _, _, parse, _ in chain(*OPTIONS.values()):
+    for name, _, default, parse, _ in chain(*OPTIONS.values()):
+        value = options[name]
         try:
-            options[name] = options[name] if parse is str else parse(str(options[name]))
-        except (ValueError, argparse.ArgumentTypeError):
-            raise CompletionsError(f"{name} cannot be {options[name]!r}") from None
+            if parse is not str:
+                options[name] = parse(str(value))
+            elif value is not None or default is not None:
+                options[name] = os.fspath(value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            raise CompletionsError(f"{name} cannot be {value!r}") from None
+    if reserved := RESERVED & options["param"].keys():
+        raise CompletionsError(f"--param {min(reserved)} cannot be passed on: see the options")
     for name, value in options["param"].items():
         try:
             json.dumps(value, allow_nan=False)

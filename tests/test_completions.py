@@ -289,11 +289,12 @@ def test_a_broken_line_is_told_with_its_repair(server, command, told):
     assert main(command()) == 0 and answered() == [0, 2, 1]
 
 
-def test_the_benchmark_itself_is_refused_as_output(server, command, told):
-    Path("problems.jsonl").write_text('{"prompt": "no newline"}')
-    assert main(command("--output-path", "problems.jsonl")) == 1
-    assert "problems.jsonl:1: not a record of this benchmark" in told()
-    assert Path("problems.jsonl").read_text() == '{"prompt": "no newline"}' and not server.requests
+@pytest.mark.parametrize("row", ['{"prompt": "no newline"}', '{"prompt": "x", "response": "y"}'])
+def test_the_benchmark_itself_is_refused_as_output(server, command, told, row):
+    Path("problems.jsonl").write_text(row)
+    assert main(command("--output-path", "./problems.jsonl")) == 1
+    assert "it is the benchmark" in told()
+    assert Path("problems.jsonl").read_text() == row and not server.requests
 
 
 # --- if it stops: beside the output, the settings and totals of the run ---
@@ -375,9 +376,20 @@ def test_an_output_made_elsewhere_is_resumed_with_a_word(server, command, told):
     assert main(command("--limit", 1)) == 0
     Path("out.jsonl.run.json").unlink()
     assert main(command()) == 0
-    assert "unknown settings" in told()
+    lines = told()
+    assert "unknown settings" in lines and "0 cut off (1 unknown)" in lines
     assert len(server.requests) == 2
     assert [value for name, value in run_file().items() if "unknown_settings" in name] == [1]
+
+
+def test_a_removed_output_begins_its_totals_anew(server, command, told):
+    server.replies = lambda request: Reply(finish="length")
+    write_problems(9)
+    assert main(command()) == 0
+    Path("out.jsonl").unlink()
+    assert main(command("--limit", 3)) == 0
+    assert run_file()["totals"]["truncated"] == run_file()["totals"]["requests"] == 3
+    assert "100.0% cut off" in told()
 
 
 @pytest.mark.parametrize(
@@ -513,11 +525,12 @@ def test_a_signal_ends_within_2_seconds_with_requests_hanging(server, start):
     paths = [f"{number}.jsonl" for number in SIGNALS]
     options = ("--batch-size", 1, "--concurrent-batches", 64)
     runs = [start(*options, "--output-path", path) for path in paths]
-    wait_for(lambda: len(server.requests) >= 128)
+    wait_for(lambda: len(server.requests) == 140)
     wait_for(lambda: [len(read_jsonl(path)) for path in paths] == [11, 11])
     for end in ended_by_signals(runs):
         assert "stopped by" in end and "run the same command again" in end
     assert [len(read_jsonl(path)) for path in paths] == [11, 11]
+    assert [run_file(path)["totals"]["requests"] for path in paths] == [70, 70]
 
 
 @pytest.mark.parametrize("moment", [0, 0.5, 1.2, 2])
@@ -586,7 +599,7 @@ def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
     assert sorted(answered()) == list(range(30))
 
 
-def test_a_run_file_that_cannot_be_saved_for_a_moment_ends_no_run(server, command):
+def test_a_run_file_that_cannot_be_saved_ends_no_run_and_is_told(server, command, told):
     def replies(request):
         if len(server.requests) == 5:
             Path("out.jsonl.run.json.tmp").mkdir()  # in the way of the next draft
@@ -596,6 +609,7 @@ def test_a_run_file_that_cannot_be_saved_for_a_moment_ends_no_run(server, comman
     write_problems(30)
     assert main(command("--batch-size", 2)) == 0
     assert answered() == list(range(30))
+    assert "out.jsonl.run.json is not up to date: Is a directory" in told()
 
 
 # --- if it stops: keys, which are nowhere ---
@@ -842,6 +856,9 @@ def test_main_with_args_raises_what_ends_a_run(server, call):
         ("max_retries", -1),
         ("prompt_column", "response"),
         ("param", {"seed": float("nan")}),
+        ("param", {"temperature": 1}),
+        ("model", None),
+        ("lang", 3),
     ],
 )
 def test_main_with_args_refuses_what_the_command_line_does(server, call, name, value):
@@ -849,6 +866,12 @@ def test_main_with_args_refuses_what_the_command_line_does(server, call, name, v
     with pytest.raises(CompletionsError, match=name.replace("_", "[-_]")):
         call(**{name: value})
     assert not server.requests and not Path("out.jsonl").exists()
+
+
+def test_main_with_args_takes_paths(server, call):
+    write_problems(1)
+    assert call(benchmark=Path("problems.jsonl"), output_path=Path("made") / "out.jsonl") == 0
+    assert answered("made/out.jsonl") == [0]
 
 
 # --- options ---
