@@ -447,12 +447,13 @@ def growth(call, frame: str, unit: str) -> float:
     once, longer = min(seconds(call, few) for _ in range(3)), float("inf")
     for _ in range(5):  # what disturbs a measurement does not disturb all of them
         longer = min(longer, seconds(call, many))
-        if longer < LINEAR * once:
-            break
+        if longer < max(LINEAR * once, QUICK):
+            return 0.0
     return longer / once
 
 
 LINEAR = 24  # between the two
+QUICK = 0.01  # seconds of CPU time, which no quadratic time for 8,000 characters is
 CALLS = {**EXPRESSIONS, "all": extract_code_from_markdown}
 
 

@@ -171,8 +171,14 @@ CHAT = {
     "200 usage in words": Reply(usage={"prompt_tokens": "ten", "completion_tokens": [2]}),
     "200 a tool call without a function": Reply(message={"tool_calls": [{"id": 1}]}),
 }
+# openai/ is asked by OpenAI's client and hosted_vllm/ by litellm's own, as are the three others, of
+# which each gets a third.
 PASSES = {
-    **{model: EVERYWHERE | CHAT for model in (OPENAI, VLLM, OPENROUTER, DEEPSEEK, PROXY)},
+    **{model: EVERYWHERE | CHAT for model in (OPENAI, VLLM)},
+    **{
+        model: dict(list((EVERYWHERE | CHAT).items())[number::3])
+        for number, model in enumerate((OPENROUTER, DEEPSEEK, PROXY))
+    },
     ANTHROPIC: EVERYWHERE
     | {
         "overloaded": anthropic(529, "Overloaded", "overloaded_error"),
@@ -538,22 +544,18 @@ CHINESE = "实现一个函数, 计算账户余额, 充值后返回余额。"
 
 
 @pytest.mark.parametrize(
-    "echo",
+    ("prompt", "status", "echo"),
     [
-        lambda prompt: prompt,
-        lambda prompt: prompt[:60] + "...",
-        lambda prompt: repr(prompt),
-        lambda prompt: f"[{{'role': 'user', 'content': {prompt!r}}}]",
-        lambda prompt: json.dumps(prompt),
-        lambda prompt: f"{prompt} {prompt.lower()}",
-        lambda prompt: prompt[-100:],
+        (BALANCE, 400, lambda prompt: prompt),
+        (BALANCE, 422, lambda prompt: prompt[:60] + "..."),
+        (BALANCE, 400, lambda prompt: repr(prompt)),
+        (BALANCE, 400, lambda prompt: f"[{{'role': 'user', 'content': {prompt!r}}}]"),
+        (BALANCE, 422, lambda prompt: json.dumps(prompt)),
+        (BALANCE, 400, lambda prompt: f"{prompt} {prompt.lower()}"),
+        (CHINESE, 400, lambda prompt: prompt),
+        ("Count to nine. " * 500 + BALANCE, 400, lambda prompt: prompt[-100:]),
     ],
-    ids=["whole", "cut", "repr", "messages", "json", "twice", "end"],
-)
-@pytest.mark.parametrize(
-    ("prompt", "status"),
-    [(BALANCE, 400), (BALANCE, 422), (CHINESE, 400), ("Count to nine. " * 500 + BALANCE, 400)],
-    ids=["400", "422", "Chinese", "long"],
+    ids=["whole", "cut", "repr", "messages", "json", "twice", "Chinese", "end"],
 )
 def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
     server, command, told, echo, prompt, status
