@@ -621,7 +621,9 @@ def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
     except Exception as error:
         file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
-        line = f"unforeseen: {what}{variables(error)}"
+        named = variables(error)
+        repair = f"; install what it names, or mend or unset the variable{named}" if named else ""
+        line = f"unforeseen: {what}{repair}"
     raise CompletionsError(masked.text(line))
 
 
