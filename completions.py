@@ -1015,12 +1015,11 @@ class Requests:
         self.taken = self.in_a_row = self.next_notice = 0.0
         self.closed = False
 
-    def perform(self, batches: Iterator[list[dict]]):
-        """Ask for all batches until done or ended: what is under way is awaited.
+    def perform(self, batches: Iterator[list[dict]], concurrency: int):
+        """Ask for all batches, so many at once, until done or ended: what is under way is awaited.
 
         On Ctrl-C, SIGTERM or a full disk it keeps what has arrived, and raises.
         """
-        concurrency = at_once(self.options)
         try:
             pool = ThreadPoolExecutor(concurrency)
             self.wait_for({pool.submit(connect, self.run, self.options)})
@@ -1119,22 +1118,25 @@ class Requests:
         self.ended.set()
 
 
-def at_once(options: argparse.Namespace) -> int:
-    """How many batches may be under way: this process may not open any number of files.
+def at_once(options: argparse.Namespace) -> tuple[int, int]:
+    """The problems in a batch and the batches under way, as many as may have files open.
 
     A request takes four: its connection, and the event loop that litellm runs after it.
     """
-    most = options.concurrent_batches
+    size, most = options.batch_size, options.concurrent_batches
     with suppress(ImportError, ValueError, OSError):  # Windows; a limit that cannot be raised
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
-        most = max(1, (files - 64) // 4 // options.batch_size)
+        allowed = max(1, (files - 64) // 4)
+        size = min(size, allowed)
+        most = min(most, allowed // size)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    if options.concurrent_batches > most:
-        notify(f"{files} open files (ulimit -n) allow {most} --concurrent-batches at once, no more")
-    return min(options.concurrent_batches, most)
+    if (size, most) != (options.batch_size, options.concurrent_batches):
+        allow = f"--batch-size {size} --concurrent-batches {most}"
+        notify(f"{files} open files (ulimit -n) allow {allow}, no more")
+    return size, most
 
 
 # --- the program -------------------------------------------------------------------------------
@@ -1186,7 +1188,8 @@ def main_with_args(
             with closing(run):
                 run.save()
                 if todo:
-                    requests.perform(batches(todo, o.batch_size, progress=False))
+                    batch_size, concurrency = at_once(o)
+                    requests.perform(batches(todo, batch_size, progress=False), concurrency)
         run.conclude(requests.end, o)
         return run.missing
 

@@ -28,6 +28,7 @@ from conftest import (
     jsonl,
     last_line,
     read_jsonl,
+    run_file,
     without_address,
     write_problems,
 )
@@ -890,15 +891,18 @@ def test_a_soft_limit_of_open_files_is_raised(server, command, told):
     assert len(answered()) == 70 == len(server.requests) and server.peak == 64, told()
 
 
-def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start):
+@pytest.mark.parametrize("sizes", [(1, 300), (300, 1)])
+def test_a_hard_limit_of_open_files_is_told_and_loses_nothing(server, start, sizes):
     pytest.importorskip("resource")
     full_at(server, 48)
-    write_problems(100)
-    options = ("--batch-size", 1, "--concurrent-batches", 300)
+    write_problems(96)
+    options = ("--batch-size", sizes[0], "--concurrent-batches", sizes[1])
     code, told = start(*options, limits={"RLIMIT_NOFILE": 256}).end()
     assert code == 0, told
-    assert len(answered()) == 100 == len(server.requests) and server.peak == 48
-    assert "--concurrent-batches" in told.split("\n")[0]
+    assert len(answered()) == 96 == len(server.requests) and server.peak == 48
+    size, most = (min(number, 48) for number in sizes)
+    assert f"allow --batch-size {size} --concurrent-batches {most}," in told.split("\n")[0]
+    assert run_file()["totals"]["requests"] == 96
 
 
 @pytest.fixture
