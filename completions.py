@@ -373,7 +373,7 @@ class Run:
         self.totals["requests"] += max(0, output.answers - earlier.get("answers", output.answers))
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
         self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
-        self.content |= {"answers": output.answers, "totals": self.totals}
+        self.content["answers"] = output.answers
         self.failures: dict[str, list[Failure]] = {}
         self.lock = threading.Lock()
         self.wanted, self.missing, self.new, self.under_way = wanted, missing, 0, 0
@@ -406,9 +406,15 @@ class Run:
             raise CompletionsError(f"{begun}; choose another --output-path")
         return {} if changes or (not answers and earlier.get("answers")) else earlier
 
-    def save(self, *, finished: bool = False):
-        """Replace the file atomically: a reader sees the old or the new one, never a part."""
-        self.content["finished"] = utc_now() if finished else None
+    def save(self, *, last: bool = False):
+        """Replace the file atomically: a reader sees the old or the new one, never a part.
+
+        A request under way counts at the last only: else, after a kill, its answer counts it.
+        """
+        with self.lock:
+            requests = self.totals["requests"] - (0 if last else self.under_way)
+        self.content["totals"] = self.totals | {"requests": requests}
+        self.content["finished"] = utc_now() if last and not self.missing else None
         draft = Path(f"{self.path}.tmp")
         with open(draft, "w", encoding="utf-8") as file:
             file.write(json.dumps(self.content, indent=2) + "\n")
@@ -445,23 +451,22 @@ class Run:
         """Draw the bar and save the totals for the last time."""
         self.draw(last=True)
         self.bar.close()
-        self.totals["requests"] += self.under_way
         try:
-            self.save(finished=not self.missing)
+            self.save(last=True)
         except OSError as error:
             notify(f"{self.path} is not up to date: {error.strerror}")
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Count a request: as under way while the block lasts, then as made."""
+        """Count a request, as under way while the block lasts."""
         with self.lock:
+            self.totals["requests"] += 1
             self.under_way += 1
         try:
             yield
         finally:
             with self.lock:
                 self.under_way -= 1
-                self.totals["requests"] += 1
 
     def state(self) -> str:
         """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
@@ -925,7 +930,7 @@ def joined(parts: list, kind: str) -> str:
 class Answer:
     """A line of the output, and what it adds to the totals."""
 
-    kind = label = concerns = ANSWERED
+    kind = concerns = ANSWERED
 
     def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
         choice, usage = response.choices[0], getattr(response, "usage", None)
@@ -956,7 +961,7 @@ class Answer:
 
 
 def field(message: Any, *names: str) -> Any:
-    """The first of these fields that a message or choice has; litellm keeps strange ones aside."""
+    """The first of these fields that a message has; litellm keeps strange ones aside."""
     aside = getattr(message, "provider_specific_fields", None) or {}
     found = (getattr(message, name, None) or aside.get(name) for name in names)
     return next(filter(None, found), None)
@@ -1102,7 +1107,7 @@ class Requests:
             if len(self.first) >= 10 and alike:
                 self.finish(self.first[0], "all requests fail alike: ")
 
-    def judge(self, outcome: Answer | Failure):
+    def judge(self, outcome: Any):
         """End the run at a failure that concerns all of it, or when the server is gone."""
         if outcome.concerns == ANSWERED:
             self.answers, self.in_a_row = self.answers + 1, 0
@@ -1276,38 +1281,34 @@ OPTIONS = {  # of each group: name, metavar, default, type, help
 
 def checked_options(**options: Any) -> argparse.Namespace:
     """The options of a run; raises CompletionsError for what none can have, alone or together."""
-    options["param"] = dict(options["param"] or {})
+    o = argparse.Namespace(**options)
+    o.param = dict(o.param or {})
     for name, _, default, parse, _ in chain(*OPTIONS.values()):
         value = options[name]
         try:
             if parse is not str:
-                options[name] = parse(str(value))
+                setattr(o, name, parse(str(value)))
             elif value is not None or default is not None:
-                options[name] = os.fspath(value)
+                setattr(o, name, os.fspath(value))
         except (TypeError, ValueError, argparse.ArgumentTypeError):
             raise CompletionsError(f"{name} cannot be {value!r}") from None
-    if reserved := RESERVED & options["param"].keys():
+    if reserved := RESERVED & o.param.keys():
         raise CompletionsError(f"--param {min(reserved)} cannot be passed on: see the options")
-    for name, value in options["param"].items():
+    for name, value in o.param.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise CompletionsError(f"--param {name} cannot be {value!r} in JSON") from None
-    if options["prompt_column"] in OURS:
-        raise CompletionsError(
-            f"--prompt-column cannot be {options['prompt_column']}: it is written"
-        )
-    if options["num_samples"] > 1 and "seed" in options["param"]:
+    if o.prompt_column in OURS:
+        raise CompletionsError(f"--prompt-column cannot be {o.prompt_column}: it is written")
+    if o.num_samples > 1 and "seed" in o.param:
         raise CompletionsError("with seed all samples of a problem are the same: leave it out")
-    if (
-        options["model"].startswith(("vllm/", "aiohttp_openai/"))
-        and options["concurrent_batches"] > 1
-    ):
+    if o.model.startswith(("vllm/", "aiohttp_openai/")) and o.concurrent_batches > 1:
         raise CompletionsError(
             "vllm/ runs one batch at a time: drop --concurrent-batches, or start a vLLM server and "
             "use hosted_vllm/"
         )
-    return argparse.Namespace(**options)
+    return o
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
