@@ -129,6 +129,8 @@ def read_jsonl(path: str) -> list[dict]:
 
     text: dict = {"encoding": "utf-8", "encoding_errors": "surrogateescape"}
     try:
+        if "://" not in path:
+            os.stat(path)  # pandas before 3.0 takes a path where nothing is for JSON itself
         with pandas.read_json(path, lines=True, chunksize=1, **text) as reader:
             content = reader.data.read().encode("utf-8", "surrogateescape").removeprefix(BOM)
     except FileNotFoundError:
