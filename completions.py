@@ -1,13 +1,8 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = [
-#     "litellm >= 1.100, < 2",
-#     "pandas >= 3.0, < 4; python_version >= '3.11'",
-#     "pandas >= 2.3, < 3; python_version < '3.11'",
-#     "datasets >= 4.4, < 6",
-#     "tqdm >= 4.66, < 5",
-#     "zstandard >= 0.23, < 1",
-#     "filelock >= 3.30, < 5",
+#     "litellm >= 1.100, < 2", "pandas >= 3.0, < 4", "datasets >= 4.4, < 6",
+#     "tqdm >= 4.66, < 5", "zstandard >= 0.23, < 1", "filelock >= 3.30, < 5",
 # ]
 # ///
 r"""Ask a model to solve every problem of a benchmark; append the answers to a file.
@@ -25,12 +20,10 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import random
 import re
 import signal
 import sys
-import textwrap
 import threading
 import time
 import traceback
@@ -39,10 +32,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, redirect_stderr, suppress
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from itertools import chain, count, islice, pairwise
+from itertools import chain, count, islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -62,16 +55,14 @@ def notify(line: str):
 
 def one_line(error: object, length: int = 300) -> str:
     """The text of an error, shortened between words: half a key would not be masked."""
-    text = " ".join(str(error).split())[: 2 * length]
-    return textwrap.shorten(text, length) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else re.sub(r"\S*$", "...", text[:length])
 
 
 def variables(error: object) -> str:
     """Name the variables of the environment that an error may come from, where there are any."""
-    values = {n: v.lower() for n, v in os.environ.items() if "_" in n and len(v) > 2}
-    names = [
-        n for n, v in values.items() if n.lower().endswith("_proxy") or v in str(error).lower()
-    ]
+    held = {n: v.lower() for n, v in os.environ.items() if "_" in n and len(v) > 2}
+    names = [n for n, v in held.items() if n[-6:].lower() == "_proxy" or v in str(error).lower()]
     return f" (see {', '.join(names)})" if names else ""
 
 
@@ -91,19 +82,13 @@ BEGINNINGS = {
 
 
 def load_benchmark(
-    benchmark: str,
-    *,
-    config: str | None = None,
-    split: str = "test",
-    revision: str | None = None,
-    prompt_column: str = "prompt",
-    source: dict | None = None,
+    benchmark: str, *, config=None, split="test", revision=None, prompt_column="prompt", source=None
 ) -> list[dict]:
     """Load the problems of a JSONL file or its address, of a folder, or of a dataset of the Hub.
 
     Each row is what `json.loads` makes of its line, or `to_list()` of the dataset, but for what
-    strict JSON lacks: see as_json. Notes the commit of a dataset of the Hub in source. Raises
-    CompletionsError, naming line or row and field, for what is no JSON or lacks a prompt.
+    strict JSON lacks: see as_json. Notes the commit of a dataset of the Hub in the dict source.
+    Raises CompletionsError, naming line or row and field, for what is no JSON or lacks a prompt.
     """
     path = os.path.expanduser(benchmark)
     folder = os.path.isdir(path) and os.path.abspath(path) != os.sep
@@ -121,16 +106,11 @@ def load_benchmark(
 
 
 def read_jsonl(path: str) -> list[dict]:
-    """List the objects on the lines of a file: pandas reads it, json says what stands on a line.
-
-    The parser of pandas changes integers beyond 64 bits and lets some broken lines pass.
-    """
+    """List the objects on a file's lines: json parses them, for pandas alone would change some."""
     import pandas
 
     text: dict = {"encoding": "utf-8", "encoding_errors": "surrogateescape"}
     try:
-        if "://" not in path:
-            os.stat(path)  # pandas before 3.0 takes a path where nothing is for JSON itself
         with pandas.read_json(path, lines=True, chunksize=1, **text) as reader:
             content = reader.data.read().encode("utf-8", "surrogateescape").removeprefix(BOM)
     except FileNotFoundError:
@@ -152,19 +132,15 @@ def parse_object(line: bytes, place: str, repair: str) -> dict:
     """Parse a line that holds one JSON object; raises CompletionsError, naming the place."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
-        if isinstance(row, dict):
-            return row
-        problem = "not a JSON object"
-    except UnicodeDecodeError:
-        problem = "not valid UTF-8"
+        problem = "" if isinstance(row, dict) else "not a JSON object"
     except (ValueError, RecursionError) as error:
         problem = f"not valid JSON: {one_line(error).replace('line 1 ', '')}"
-    raise CompletionsError(f"{place}: {problem}; {repair}")
+    if problem:
+        raise CompletionsError(f"{place}: {problem}; {repair}")
+    return row
 
 
-def load_dataset(
-    name: str, config: str | None, split: str, revision: str | None, source: dict
-) -> list[dict]:
+def load_dataset(name: str, config, split: str, revision, source: dict) -> list[dict]:
     """Load a dataset of the Hugging Face Hub, or of a folder; a passing failure is tried again."""
     import datasets
 
@@ -181,10 +157,8 @@ def load_dataset(
             why = one_line(error.__cause__ if vague else error, 150)
             if getattr(getattr(error, "response", 0), "status_code", 0) < 500:
                 break
-    raise CompletionsError(
-        f"cannot load {name!r}: {why}; check name (no file here has it), network, --config, "
-        "--split, and HF_TOKEN if it is private; what datasets cannot load, write as JSONL"
-    )
+    check = "check name (no file here has it), network, --config, --split, HF_TOKEN if private"
+    raise CompletionsError(f"cannot load {name!r}: {why}; {check}; else write JSONL")
 
 
 def commit_on_hub(name: str, revision: str | None) -> str | None:
@@ -205,10 +179,8 @@ def checked_row(number: int, row: dict, prompt_column: str) -> dict:
     """The row as JSON can hold it, once it has a prompt that can be sent."""
     prompt = row.get(prompt_column)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise CompletionsError(
-            f"row {number} has no text in the column {prompt_column!r}; name another with "
-            f"--prompt-column (columns: {one_line(', '.join(row) or 'none', 200)})"
-        )
+        why = f"row {number} has no text in {prompt_column!r}; choose another --prompt-column of"
+        raise CompletionsError(f"{why} {one_line(', '.join(row) or 'none', 200)}")
     if re.search("[\ud800-\udfff]", prompt):
         raise CompletionsError(f"row {number}: half a surrogate pair in the prompt; mend the row")
     for name, value in row.items():
@@ -264,10 +236,7 @@ def content_key(row: dict) -> bytes:
 
 
 def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_samples: int):
-    """List the problems still to be asked, each as often as its answers are missing.
-
-    All first samples come before any second one.
-    """
+    """List the problems that lack answers, all first samples before any second one."""
     left, todo = answered.copy(), []
     for _ in range(num_samples):
         for problem, key in zip(problems, keys, strict=False):
@@ -284,7 +253,7 @@ def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_s
 class Output:
     """The JSONL file that a run appends to, locked until it is closed, however that comes."""
 
-    def __init__(self, path: str | Path, benchmark: str):
+    def __init__(self, path: str, benchmark: str):
         import filelock
 
         self.path = Path(path).expanduser()
@@ -293,7 +262,7 @@ class Output:
         if str(path).endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
             raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        self.file = open(self.path, "a+b")  # noqa: SIM115
         try:
             if not filelock.lock_descriptor(self.file.fileno(), blocking=False):
                 raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
@@ -304,21 +273,25 @@ class Output:
         """Count the records of each problem; raises CompletionsError at a line that is none."""
         answered = Counter(dict.fromkeys(keys, 0))
         self.size = self.empty = self.without_program = 0  # of the whole records
-        with open(self.path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if is_torn(line):
-                    break
-                self.size += len(line)
-                if not line.strip():
-                    continue
-                place = f"{self.path}:{number}"
-                record = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
-                if (key := content_key(record)) not in answered or "response" not in record:
-                    other = "not a record of this benchmark; choose another --output-path"
-                    raise CompletionsError(f"{place}: {other}")
-                answered[key] += 1
-                self.empty += not record["response"]
-                self.without_program += record.get("program") is None
+        self.file.seek(0)
+        for number, line in enumerate(self.file, 1):
+            place = f"{self.path}:{number}"
+            try:
+                if line.strip():
+                    row = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
+            except CompletionsError:
+                if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
+                    raise
+                break  # what a crash or a full disk leaves: a part of a record, or zeros
+            self.size += len(line)
+            if not line.strip():
+                continue
+            if (key := content_key(row)) not in answered or "response" not in row:
+                other = "not a record of this benchmark; choose another --output-path"
+                raise CompletionsError(f"{place}: {other}")
+            answered[key] += 1
+            self.empty += not row["response"]
+            self.without_program += row.get("program") is None
         self.answers = answered.total()
         return answered
 
@@ -332,30 +305,18 @@ class Output:
             self.append(b"\n")
 
     def append(self, lines: bytes):
-        """Write whole lines and have the disk keep them; where they do not fit, none of them."""
-        rest, end = memoryview(lines), self.file.seek(0, os.SEEK_END)
-        try:
-            while rest:
-                rest = rest[self.file.write(rest) :]
-            os.fsync(self.file.fileno())
-        except OSError:
-            self.file.truncate(end)
-            raise
-
-
-def is_torn(line: bytes) -> bool:
-    """Whether a line is part of a record, or zeros, as a crash or a full disk leaves at the end."""
-    try:
-        whole = line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{"
-        return not whole and json.loads(line) is None
-    except ValueError:
-        return True
+        """Write whole lines and have the disk keep them."""
+        self.file.write(lines)
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
 
 SAMPLING = ("model", "temperature", "max_tokens", "top_p")
 SETTINGS = (*SAMPLING, "lang", "prompt_column", "param")  # what an answer depends on
 TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 COUNTS = ("requests", *TOKENS, "truncated", "empty", "without_program")
+SUMMARY = """of the answers {truncated} cut off, {empty} empty, {without_program} without a program
+{prompt_tokens:,} tokens in, {completion_tokens:,} out ({reasoning_tokens:,} for reasoning)"""
 LOG_LINE = 60  # seconds between two lines in a log file
 # Where the server is and how it is reached: a run may go on elsewhere with the same answers.
 WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
@@ -369,28 +330,20 @@ class Run:
         from tqdm import tqdm
 
         self.path = Path(f"{output.path}.run.json")
-        earlier = self.earlier(made["settings"], output.answers)
-        self.totals: dict[str, Any] = dict.fromkeys(COUNTS, 0) | {"cost": None}
-        self.totals |= earlier.get("totals", {})
-        # A kill leaves totals up to a second old; what the output shows was asked as well.
-        self.totals["requests"] += max(0, output.answers - earlier.get("answers", output.answers))
+        self.content = {"started": utc_now(), **self.earlier(made["settings"], output.answers)}
+        self.content |= made
+        self.totals = dict.fromkeys(COUNTS, 0) | {"cost": None} | self.content.get("totals", {})
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
-        self.content: dict[str, Any] = {"started": utc_now(), **earlier, **made}
-        self.content["answers"] = output.answers
+        self.totals["requests"] = max(self.totals["requests"], output.answers)  # after a kill
+        self.answers, self.wanted, self.missing = output.answers, wanted, missing
         self.failures: dict[str, list[Failure]] = {}
-        self.lock = threading.Lock()
-        self.wanted, self.missing, self.new, self.under_way = wanted, missing, 0, 0
         self.began = self.drawn = self.saved = time.monotonic()
-        self.stage, self.busy = "loading litellm", 0.0  # busy: seconds that all requests took
+        self.stage, self.new, self.under_way, self.busy = "loading litellm", 0, 0, 0.0
         look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
         self.bar = tqdm(total=wanted, disable=not sys.stderr.isatty(), **look)
 
     def earlier(self, settings: dict, answers: int) -> dict:
-        """The content of the file that earlier runs left, if this one goes on from it.
-
-        With no answer there is nothing that other settings could spoil, and the file begins anew;
-        so it does where the output was removed.
-        """
+        """The content of the file of earlier runs, none where there is no answer to go on from."""
         if not self.path.exists():
             if answers:
                 notify(f"resuming {answers} answers made with unknown settings: no {self.path}")
@@ -400,29 +353,19 @@ class Run:
         earlier = parse_object(content, str(self.path), repair)
         try:
             changes = differences(earlier["settings"], settings)
-            numbers = [earlier["totals"][name] for name in COUNTS] + [earlier.get("answers", 0)]
-            sum(numbers) + sum(number or 0 for number in earlier["totals"].values())
+            sum(earlier["totals"][name] for name in COUNTS)
         except (LookupError, TypeError, AttributeError):
             raise CompletionsError(f"{self.path} is not as runs write it; {repair}") from None
         if changes and answers:
             begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
             raise CompletionsError(f"{begun}; choose another --output-path")
-        return {} if changes or (not answers and earlier.get("answers")) else earlier
+        return earlier if answers else {}
 
-    def save(self, *, last: bool = False):
-        """Replace the file atomically: a reader sees the old or the new one, never a part.
-
-        A request under way counts at the last only: else, after a kill, its answer counts it.
-        """
-        with self.lock:
-            requests = self.totals["requests"] - (0 if last else self.under_way)
-        self.content["totals"] = self.totals | {"requests": requests}
-        self.content["finished"] = utc_now() if last and not self.missing else None
+    def save(self, *, finished: bool = False):
+        """Replace the file atomically: a reader sees the old or the new one, never a part."""
+        self.content |= {"totals": self.totals, "finished": utc_now() if finished else None}
         draft = Path(f"{self.path}.tmp")
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.content, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        draft.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
         draft.replace(self.path)
         self.saved = time.monotonic()
 
@@ -432,8 +375,7 @@ class Run:
             if outcome.concerns != ANSWERED:
                 self.failures.setdefault(outcome.kind, []).append(outcome)
                 continue
-            self.missing, self.new = self.missing - 1, self.new + 1
-            self.content["answers"] += 1
+            self.answers, self.missing, self.new = self.answers + 1, self.missing - 1, self.new + 1
             self.busy += outcome.seconds
             for name in filter(outcome.counts.get, outcome.counts):
                 self.totals[name] = (self.totals.get(name) or 0) + outcome.counts[name]
@@ -455,21 +397,9 @@ class Run:
         self.draw(last=True)
         self.bar.close()
         try:
-            self.save(last=True)
+            self.save(finished=not self.missing)
         except OSError as error:
             notify(f"{self.path} is not up to date: {error.strerror}")
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Count a request, as under way while the block lasts."""
-        with self.lock:
-            self.totals["requests"] += 1
-            self.under_way += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.under_way -= 1
 
     def state(self) -> str:
         """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
@@ -485,18 +415,11 @@ class Run:
         """Print what the run came to and what would mend it; raise CompletionsError if it ended."""
         totals, elapsed = self.totals, time.monotonic() - self.began
         answered = f"{self.wanted - self.missing} of {self.wanted} answered"
-        unknown = self.content.get("answers_of_unknown_settings")
-        cut_off = f"{totals['truncated']} cut off" + (f" ({unknown} unknown)" if unknown else "")
         cost = "cost unknown" if totals["cost"] is None else f"${totals['cost']:.4f}"
         if self.new or not end:
-            notify(
-                f"{answered} in {in_words(elapsed)}; of the answers {cut_off}, "
-                f"{totals['empty']} empty, {totals['without_program']} without a program\n"
-                f"{totals['prompt_tokens']:,} tokens in, {totals['completion_tokens']:,} out "
-                f"({totals['reasoning_tokens']:,} for reasoning), {cost}"
-            )
-        for line in self.hints(elapsed, options):
-            notify(line)
+            notify(f"{answered} in {in_words(elapsed)}; {SUMMARY.format(**totals)}, {cost}")
+        for hint in self.hints(elapsed, options):
+            notify(hint)
         for kind, (example, *others) in self.failures.items():
             if example.text not in end:
                 notify(f"{1 + len(others)} failed: {kind}: {example.text}; {example.repair}")
@@ -508,12 +431,12 @@ class Run:
 
     def hints(self, elapsed: float, options: argparse.Namespace) -> Iterator[str]:
         """Yield what the next run could do better."""
-        cut_off = self.totals["truncated"] / max(1, self.content["answers"])
-        if cut_off > 0.01:
-            full = 2 * self.totals.get("context_full", 0) > self.totals["truncated"]
-            longer = "the model's context is full before that, so serve a longer one"
-            repair = longer if full else "raise it, on another output"
-            yield f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}"
+        cut_off, context_full = self.totals["truncated"], self.totals.get("context_full", 0)
+        if cut_off > 0.01 * self.answers:
+            longer = "the model's context is full before that: serve a longer one"
+            repair = longer if 2 * context_full > cut_off else "raise it, on another output"
+            share = f"{cut_off / self.answers:.1%} cut off"
+            yield f"{share} at --max-tokens {options.max_tokens}; {repair}"
         if alone := self.totals.get("reasoning_only"):
             yield f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens"
         in_flight = options.batch_size * options.concurrent_batches
@@ -530,7 +453,7 @@ def in_words(seconds: float) -> str:
 
 
 def utc_now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def description(options: argparse.Namespace, source: dict, keys: list[bytes]) -> dict:
@@ -540,7 +463,7 @@ def description(options: argparse.Namespace, source: dict, keys: list[bytes]) ->
     return {
         "settings": {name: getattr(options, name) for name in SETTINGS},
         "benchmark": {"name": options.benchmark, **source, "problems": len(keys), "sha256": sha256},
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": sys.version.split()[0], **versions},
     }
 
 
@@ -565,16 +488,13 @@ SECRET = re.compile(
 class Masked:
     """A stream for people that shows no key, and cannot fail: a run needs nobody to read it."""
 
-    def __init__(self, stream: Any, named: Any):
+    def __init__(self, stream: Any, param: dict):
         self.stream = stream
         self.secrets: set[str] = set()  # found by the name they stand under, whatever they are
-        self.settings(named)
+        self.settings(param)
 
     def settings(self, value: Any, name: str = "") -> Any:
-        """A copy of a JSON value with *** for secrets, all headers among them, and in addresses.
-
-        What stood there is hidden in every text from now on.
-        """
+        """A copy of a JSON value with *** for what is secret by its name, hidden from now on."""
         secret = SECRET.search(name)
         if isinstance(value, list | tuple):
             return [self.settings(inner, name) for inner in value]
@@ -596,7 +516,7 @@ class Masked:
         # characters protects nothing, and hidden wherever it stands it would garble the text.
         named = {v for k, v in os.environ.items() if SECRET.search(k) and len(v) > 5}
         for secret in sorted(named | self.secrets, key=len, reverse=True):
-            for shape in filter(None, {secret.strip(), json.dumps(secret)[1:-1]}):
+            for shape in {secret.strip(), json.dumps(secret)[1:-1]} - {""}:
                 bound = r"\b" if len(shape) < 6 else ""
                 text = re.sub(bound + re.escape(shape) + bound, "***", text)
         return text
@@ -612,27 +532,22 @@ class Masked:
 
 
 @contextmanager
-def told(secret: Any, output_path: str | Path = "") -> Iterator[Masked]:
+def told(param: dict, output_path: str) -> Iterator[Masked]:
     """Hide keys in what people are told, and have whatever ends the block be a CompletionsError."""
-    masked = Masked(sys.stderr, secret)
+    masked = Masked(sys.stderr, param)
     try:
         with redirect_stderr(masked):  # type: ignore[type-var]
             yield masked
-        return
-    except CompletionsError as error:
-        line = str(error)
-    except ModuleNotFoundError as error:
-        line = f"{error}; `uv run completions.py` installs what it needs"
-    except OSError as error:
-        place, reason = error.filename or output_path, error.strerror or error
-        line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
     except Exception as error:
-        file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
-        named = variables(error)
-        repair = f"; install what it names, or mend or unset the variable{named}" if named else ""
-        line = f"unforeseen: {what}{repair}"
-    raise CompletionsError(masked.text(line))
+        line = str(error)
+        if isinstance(error, OSError):
+            place, reason = error.filename or output_path, error.strerror or error
+            line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
+        elif not isinstance(error, CompletionsError):
+            file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
+            line = f"unforeseen: {what}; install or mend what it names{variables(error)}"
+        raise CompletionsError(masked.text(line)) from None
 
 
 # --- failures ----------------------------------------------------------------------------------
@@ -642,7 +557,7 @@ RUN, PROBLEM, PASSING, ANSWERED = "the whole run", "one problem", "passing", "an
 BLOCKED = (
     r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
     r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
-    r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
+    r"|sensitive$|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
     r"|(in|out)put.{0,10}sensitive|(content|considered).{0,15}risk|敏感|违规|不安全|不当内容"
 )
 MONEY = (
@@ -676,13 +591,13 @@ FAILURES = (
     ("blocked by the provider", PROBLEM, rf"[24](?!29).*({BLOCKED})", "it refuses this content"),
     ("credit used up", RUN, rf"402|[24](?!.*({COMES_BACK})).*({MONEY})",
      "add to the account's balance, credit or quota"),
-    ("unread", RUN, r"200 content in parts",
-     "change that at the server, or take a provider prefix that reads them"),
     ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
     ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
      "the servers behind that address are down or busy: see its log"),
-    ("max_tokens refused", RUN, r"(4|local).*max.tokens.*(not support|unsupported|instead)"
-     r"|(4|local).*(not support|unsupported|unrecogni).*max.tokens",
+    ("parameter refused", RUN, r"(4(?!29)|local).*(\b(temperature|top.p)\b|(unknown|unsupported"
+     r"|unrecogni|unexpected|extra).{0,30}(param|argument|input|field)"
+     r"|max.tokens.*(not support|instead)|not support.*max.tokens)",
+     "leave it out{param}: --temperature none --top-p none (for some models one of the two), or "
      "--max-tokens none --param max_completion_tokens=5000"),
     ("too long", PROBLEM, r"413|429.*request too large|4(00|22).*(too (long|large|many tokens)"
      r"|context.{0,5}(length|window|size)"
@@ -690,10 +605,6 @@ FAILURES = (
      r"|(exceed|limit|max|range|longer than|up to|at most).{0,60}(tokens?|len|length)\b)",
      "prompt and --max-tokens are too long for this model, at least together: lower --max-tokens"),
     ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
-    ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
-     "try --temperature none --top-p none (some models want one of the two)"),
-    ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
-     r"(param|argument|input|field)", "mend or leave it out{param}"),
     ("unknown model", RUN, r"404|405|410|(4|local).*((no such|invalid|unknown|not a valid) model"
      r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown"
      r"|invalid(?! (request|argument|param)))|模型不)",
@@ -731,17 +642,22 @@ class Failure:
         sent = next((e for e in chain if isinstance(e, NoAnswer)), None)
         # What litellm raises of its own accord it can only say of an answer, once one came.
         status = sent.status if sent else 200 if came else "local"
-        self.problem, self.text = problem, re.sub(r"(?<!\.)\.$", "", one_line(sent or last))
-        text = without_echo(str(sent or last), problem[options.prompt_column])
-        # An address may hold telling words too.
-        signature = re.sub(r"\w+://\S+|[_\s]+", " ", f"{status} {text}")
+        self.problem, self.text = problem, one_line(sent or last).rstrip(".")
+        # What a server repeats of the prompt, and an address, may hold telling words too.
+        said, prompt = (
+            re.sub(r"(\\+[nrt]|[\\'\"_\s])+|\w+://\S+", " ", text)
+            for text in (str(sent or last), problem[options.prompt_column].strip())
+        )
+        signature = f"{status} {said.replace(prompt, '')}"
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         self.label, self.concerns, _, repair = row
         self.kind = f"{status} {self.label}" if sent and status else self.label
         given = ", ".join(f"{name}={value}" for name, value in options.param.items())
         self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
-        self.retry_after = retry_after(sent.headers, text) if sent else 0.0
-        if self.concerns == PASSING and self.retry_after > 3600:
+        self.retry_after = retry_after(sent.headers) if sent else 0.0
+        if self.label == "no connection" and not came:
+            self.concerns = RUN
+        elif self.concerns == PASSING and self.retry_after > 3600:
             back = datetime.now() + timedelta(seconds=self.retry_after)
             self.concerns, self.repair = RUN, f"it asks to wait until {back:%Y-%m-%d %H:%M}"
 
@@ -762,53 +678,22 @@ def readable(body: str) -> str:
         return re.sub(r"<[^<>]*>", " ", body)
     texts = re.findall(r'("(?:[^"\\]|\\.)*")(\s*:)?', body)
     with suppress(ValueError):
-        found = dict.fromkeys(json.loads(text) for text, is_key in texts if not is_key)
-        return ", ".join(filter(None, found)) or body
+        return ", ".join(dict.fromkeys(json.loads(text) for text, key in texts if not key)) or body
     return body
 
 
-def without_echo(text: str, prompt: str) -> str:
-    """The text without what it repeats of the prompt, runs of seven words: they may mean money."""
-    word = re.compile(r"(?i)[a-z\d]+|[^\W_]")  # each character where words are not spaced
-    text, prompt = (re.sub(r"\\+[nrt]", " ", t.lower()) for t in (text, prompt))
-    said, sent = (word.findall(t) for t in (text, prompt))
-    runs = set(zip(*(sent[n:] for n in range(7)), strict=False))
-    echoed: set[int] = set()
-    for n, run in enumerate(zip(*(said[n:] for n in range(7)), strict=False)):
-        echoed.update(range(n, n + 7) if run in runs else ())
-    numbers = count()
-    return word.sub(lambda found: "" if next(numbers) in echoed else found[0], text)
-
-
-UNITS = {"ms": 0.001, "milli": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-TIME = (
-    r"(\d+(?:\.\d+)?) ?(ms|milli|s|m|h|d)"
-    r"(?:seconds?|econds?|ecs?|inutes?|ins?|ours?|rs?|ays?)?(?![a-z])"
-)
-AFTER = re.compile(rf"(?:again|retry|wait)\w*\D{{1,20}}?((?:{TIME}[ ,]*(?:and )?)+)")
-
-
-def retry_after(headers: Any, text: str) -> float:
-    """Seconds that the server asks to wait, in a header or in words, a number or a date; else 0.
-
-    A LiteLLM proxy passes the header on as llm_provider-retry-after.
-    """
+def retry_after(headers: Any) -> float:
+    """Seconds that a Retry-After asks to wait, or a proxy's llm_provider-retry-after; else 0."""
     asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
-    said = AFTER.search(f"retry after {asked}" if asked else text.lower())
-    seconds = sum(float(n) * UNITS[unit] for n, unit in re.findall(TIME, said[1])) if said else 0.0
     with suppress(ValueError, OverflowError):
-        seconds = parsedate_to_datetime(asked).timestamp() - time.time()
-    with suppress(ValueError):
-        seconds = float(asked) - (time.time() if float(asked) > 1e9 else 0)
-    return min(max(0.0, seconds), 1e9)
+        asked = asked if asked.isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()
+        return min(max(0.0, float(asked)), 1e9)
+    return 0.0
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
-    """Seconds before the next try: about 1, 2, 4 ... 60, or what the server asks for.
-
-    After a 429 that names no time four times as long, for most limits are per minute. Jitter keeps
-    clients that failed together from coming back together.
-    """
+    """Seconds before the next try: about 1, 2, 4 ... 60, or what the server asks for."""
+    # Most limits are per minute. Jitter keeps clients from coming back together.
     first = 4 if any(f.label == "rate limit" and not f.retry_after for f in failures) else 1
     backoff = min(60, first * 2 ** (attempt - 1)) * random.uniform(0.75, 1)
     asked = max(failure.retry_after for failure in failures)
@@ -821,13 +706,12 @@ def pause(attempt: int, failures: list[Failure]) -> float:
 class Transport:
     """Carries the requests of litellm, for every provider, and says itself what went wrong.
 
-    litellm's own classes and statuses differ by provider; what is raised here stays in the chain of
-    causes of what it raises, and where nothing of here is in that chain, nothing was sent. As the
-    httpx transport of all its clients it also keeps connections open, bounds a request as a whole,
-    and follows no redirect of a POST, which would lose the prompt.
+    litellm's own errors differ by provider; what is raised here stays in the chain of their causes,
+    and where nothing of here is in it, nothing was sent. It also keeps connections open, bounds a
+    request as a whole, and follows no redirect of a POST, which would lose the prompt.
     """
 
-    def __init__(self, run: Run, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace):
         import httpx
         from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
 
@@ -836,7 +720,7 @@ class Transport:
         # Each is used by one thread at a time: a pool that many share looks at all its connections
         # for each request, and now and then closes one as stale just when another thread took it.
         self.idle = [self.client()]
-        self.run, self.options, self.answered = run, options, False
+        self.options, self.answered = options, False
 
     def handle_request(self, request: Any) -> Any:
         """Send a request and receive the whole answer; raises NoAnswer for what is none."""
@@ -850,14 +734,13 @@ class Transport:
         except IndexError:
             client = self.client()
         try:
-            with self.run.sending(), closing(client.send(request, stream=True)) as response:
+            with closing(client.send(request, stream=True)) as response:
                 for piece in response.iter_raw():
                     body += piece
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("no whole answer in three times --timeout")
-            whole = httpx.Response(
-                response.status_code, headers=response.headers, content=bytes(body)
-            )
+            headers = response.headers
+            whole = httpx.Response(response.status_code, headers=headers, content=bytes(body))
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
             raise  # nothing was sent
         except httpx.RequestError as error:
@@ -877,16 +760,13 @@ class Transport:
 def refuse_other_host(url: str, options: argparse.Namespace):
     """Raise where a server of one's own has no address: litellm then asks OpenAI instead."""
     provider = options.model.partition("/")[0]
-    given = {**os.environ, **options.param}
-    bases = {name: str(base) for name, base in given.items() if "://" in str(base)}
-    own = tuple(base for name, base in bases.items() if "OPENAI" not in name)
-    openai = ("https://api.openai.com", *(bases[name] for name in bases if "OPENAI" in name))
-    is_openai = "/" not in options.model or "openai" in provider.split("-")
-    if url.startswith(openai) and not (is_openai or url.startswith(own)):
-        raise CompletionsError(
-            f"{provider}/ has no address, and litellm would send all to OpenAI: set "
-            f"{provider.upper()}_API_BASE, or --param api_base=http://..."
-        )
+    given = {name: str(value) for name, value in {**os.environ, **options.param}.items()}
+    openai = [value for name, value in given.items() if "OPENAI" in name and "://" in value]
+    own = tuple(v for name, v in given.items() if "OPENAI" not in name and "://" in v)
+    other = url.startswith(("https://api.openai.com", *openai)) and not url.startswith(own)
+    if other and "/" in options.model and "openai" not in provider.split("-"):
+        repair = f"set {provider.upper()}_API_BASE, or --param api_base=http://..."
+        raise CompletionsError(f"{provider}/ has no address, all would go to OpenAI: {repair}")
 
 
 def checked(path: str, response: Any) -> Any:
@@ -900,20 +780,21 @@ def checked(path: str, response: Any) -> Any:
     is_json = headers.get("content-type", "").startswith("application/json")
     if not is_chat and not is_json and body and not text.startswith("<"):
         return response
-    for reason in re.findall(r'(?i)reason"\s*:\s*"(\w+)"', text):  # whatever a provider calls it
-        if NO_WHOLE.search(reason):
-            raise NoAnswer(status, f"finish_reason {reason}", headers)
+    reasons = re.findall(r'(?i)reason"\s*:\s*"(\w+)"', text)  # whatever a provider calls it
+    if reason := next(filter(NO_WHOLE.search, reasons), None):
+        raise NoAnswer(status, f"finish_reason {reason}", headers)
     try:
         payload = json.loads(body)
         choice = payload["choices"][0] if is_chat else {"message": {}}
         message, error = choice["message"], payload.get("error") or choice.get("error")
         if isinstance(parts := message.get("content"), list):
-            message["content"], aside = joined(parts, "text"), joined(parts, "thinking")
-            if not (error or aside or message["content"]):
-                raise NoAnswer(status, "content in parts without a text", headers)
+            aside = joined(parts, "thinking")
+            message["content"] = joined(parts, "text") or ("" if aside else parts)
             message["reasoning_content"] = aside or message.get("reasoning_content")
             response = type(response)(status, json=payload)
-        if not error and isinstance(message.get("content"), str | None):
+        content, refusal = message.get("content"), message.get("refusal")
+        error = error or (not content and refusal and f"refusal: {refusal}")
+        if not error and isinstance(content, str | None):
             return response
         text = json.dumps(error or "content that is no text")
     except ValueError:  # half an answer? The words of a model tell no kind of failure
@@ -941,9 +822,8 @@ class Answer:
         of_completion = getattr(usage, "completion_tokens_details", None)
         details = {
             "finish_reason": choice.finish_reason,
-            "reasoning": field(choice.message, "reasoning_content", "reasoning"),
-            "prompt_tokens": getattr(usage, "prompt_tokens", None),
-            "completion_tokens": getattr(usage, "completion_tokens", None),
+            "reasoning": getattr(choice.message, "reasoning_content", None),
+            **{name: getattr(usage, name, None) for name in TOKENS[:2]},
             "reasoning_tokens": getattr(of_completion, "reasoning_tokens", None),
             "cost": getattr(response, "_hidden_params", {}).get("response_cost"),
             "seconds": (getattr(response, "_response_ms", None) or 0) / 1000 or None,
@@ -963,49 +843,27 @@ class Answer:
         }
 
 
-def field(message: Any, *names: str) -> Any:
-    """The first of these fields that a message has; litellm keeps strange ones aside."""
-    aside = getattr(message, "provider_specific_fields", None) or {}
-    found = (getattr(message, name, None) or aside.get(name) for name in names)
-    return next(filter(None, found), None)
-
-
 def outcome(problem: dict, response: Any, options: argparse.Namespace, came: bool) -> Any:
     """An Answer or a Failure; came: whether the server ever sent an answer."""
-    error = response if isinstance(response, Exception) else why_none(response)
-    return Failure(problem, error, options, came) if error else Answer(problem, response, options)
+    if not isinstance(response, Exception) and response.choices:
+        return Answer(problem, response, options)
+    error = response if isinstance(response, Exception) else NoAnswer(200, "no choices")
+    return Failure(problem, error, options, came)
 
 
-def why_none(response: Any) -> Exception | None:
-    """Why a response is no answer, as one that a provider blocked or broke off; None if it is."""
-    if not getattr(response, "choices", None):
-        return NoAnswer(200, "the response has no choices")
-    message, reason = response.choices[0].message, str(response.choices[0].finish_reason)
-    if NO_WHOLE.search(reason):
-        return NoAnswer(200, f"finish_reason {reason}")
-    refusal = field(message, "refusal")
-    return NoAnswer(200, f"refusal: {refusal}") if refusal and not message.content else None
-
-
-def connect(run: Run, options: argparse.Namespace):
-    """Import litellm with no word of its own and no request for prices, over our Transport.
-
-    All that a request rests on is set up here: what fails is told before the first one.
-    """
+def connect(options: argparse.Namespace):
+    """Import litellm over our Transport, with no word of its own and no request for prices."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
     logging.getLogger("LiteLLM").disabled = True
-    first = "litellm" not in sys.modules
     gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
     try:
         import httpx
         import litellm
 
-        if first:
-            gc.freeze()  # what was imported stays, and need not be looked at again
         litellm.suppress_debug_info = True
         litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-        litellm.sync_transport = Transport(run, options)
+        litellm.sync_transport = Transport(options)
         litellm.client_session = httpx.Client(transport=litellm.sync_transport)
     finally:
         gc.enable()
@@ -1016,26 +874,24 @@ class Requests:
 
     def __init__(self, output: Output, run: Run, options: argparse.Namespace):
         self.output, self.run, self.options = output, run, options
-        self.answers = output.answers  # ever, by whatever run
         self.arrived: SimpleQueue = SimpleQueue()
         self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
-        self.first: list = []  # what came of the first batches, ten requests
-        self.taken = self.in_a_row = self.next_notice = 0.0
-        self.closed = False
+        self.in_a_row: Counter = Counter()  # of failures since the last answer
+        self.next_notice = 0.0
 
-    def perform(self, batches: Iterator[list[dict]], concurrency: int):
-        """Ask for all batches, so many at once, until done or ended: what is under way is awaited.
-
-        On Ctrl-C, SIGTERM or a full disk it keeps what has arrived, and raises.
-        """
+    def perform(self, batches: Iterator[list[dict]]):
+        """Ask for all batches until done or ended; keep what has arrived, whatever ends it."""
+        concurrency = self.options.concurrent_batches
+        pool = ThreadPoolExecutor(concurrency)
         try:
-            pool = ThreadPoolExecutor(concurrency)
-            self.wait_for({pool.submit(connect, self.run, self.options)})
+            self.wait_for({pool.submit(connect, self.options)})
             self.run.stage = ""
             self.wait_for({pool.submit(self.work_off, batches) for _ in range(concurrency)})
         except BaseException:
             self.ended.set()
-            self.keep([], last=True)
+            self.keep([])
+            with self.lock:
+                self.output.file.close()  # what comes now comes too late
             raise
 
     def wait_for(self, jobs: set):
@@ -1052,18 +908,18 @@ class Requests:
         """Take one batch after another until none is left."""
         while not self.ended.is_set():
             with self.lock:
-                batch, first = next(batches, []), self.taken < 10
-                self.taken += len(batch)
-            if not batch:
+                batch = next(batches, None)
+            if batch is None:
                 return
-            self.work(batch, first)
+            self.work(batch)
 
-    def work(self, batch: list[dict], first: bool):
+    def work(self, batch: list[dict]):
         """Ask for a batch, and after a pause again for what failed for a passing reason."""
         for attempt in count(1):
             outcomes = self.ask(batch)
-            again = [o for o in outcomes if o.concerns == PASSING and attempt <= self.retries(o)]
-            self.keep([o for o in outcomes if o not in again], first)
+            last = attempt > self.options.max_retries
+            again = [o for o in outcomes if o.concerns == PASSING and not last]
+            self.keep([o for o in outcomes if o not in again])
             delay = pause(attempt, again) if again else 0
             if delay >= 5 and time.monotonic() > self.next_notice:
                 self.next_notice = time.monotonic() + 30
@@ -1080,106 +936,82 @@ class Requests:
         request = {name: getattr(o, name) for name in (*SAMPLING, "timeout")}
         messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
+        with self.lock:
+            self.run.totals["requests"] += len(batch)
+            self.run.under_way += len(batch)
         try:
             responses = litellm.batch_completion(**request)
         except Exception as error:  # vllm/ raises instead of returning exceptions
             responses = [error] * len(batch)
-        answered = litellm.sync_transport.answered
-        return [outcome(p, r, o, answered) for p, r in zip(batch, responses, strict=True)]
+        with self.lock:
+            self.run.under_way -= len(batch)
+        came = litellm.sync_transport.answered
+        return [outcome(p, r, o, came) for p, r in zip(batch, responses, strict=True)]
 
-    def retries(self, failure: Failure) -> int:
-        """How often to ask again: just once where nothing was ever answered, and nobody listens."""
-        nobody = failure.label == "no connection" and not self.answers
-        return min(1, self.options.max_retries) if nobody else self.options.max_retries
-
-    def keep(self, outcomes: list, first: bool = False, *, last: bool = False):
+    def keep(self, outcomes: list):
         """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
         for outcome in outcomes:
             self.arrived.put(outcome)
         with self.lock:
+            if self.output.file.closed:
+                return
             arrived = [self.arrived.get() for _ in range(self.arrived.qsize())]
-            if self.closed:
-                return  # what comes now comes too late
-            self.closed = last
             self.output.append(b"".join(outcome.line for outcome in arrived))
             self.run.count(arrived)
             for outcome in arrived:
                 self.judge(outcome)
-            self.first += outcomes if first else []
-            alike = len({outcome.kind for outcome in self.first}) == 1 and not self.answers
-            if len(self.first) >= 10 and alike:
-                self.finish(self.first[0], "all requests fail alike: ")
 
     def judge(self, outcome: Any):
-        """End the run at a failure that concerns all of it, or when the server is gone."""
+        """End the run at a failure that concerns all of it, or after ten in a row."""
         if outcome.concerns == ANSWERED:
-            self.answers, self.in_a_row = self.answers + 1, 0
-        elif outcome.concerns == RUN or (outcome.label == "no connection" and not self.answers):
+            return self.in_a_row.clear()
+        self.in_a_row.update([outcome.concerns, outcome.kind])
+        alike = len(self.in_a_row) == 2 and not self.run.answers
+        # Quick refusals overtake the first answers, so all that is under way has to be refused.
+        in_flight = self.options.batch_size * self.options.concurrent_batches
+        if outcome.concerns == RUN:
             self.finish(outcome)
-        elif outcome.concerns == PASSING:
-            self.in_a_row += 1
-            if self.in_a_row >= 10:
-                self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
+        elif self.in_a_row[PASSING] >= 10:
+            self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
+        elif alike and self.in_a_row[outcome.kind] >= max(10, in_flight):
+            self.finish(outcome, "all requests fail alike: ")
 
     def finish(self, failure: Any, why: str = ""):
         self.end = self.end or f"{why}{failure}; {failure.repair}"
         self.ended.set()
 
 
-def at_once(options: argparse.Namespace) -> tuple[int, int]:
-    """The problems in a batch and the batches under way, as many as may have files open.
-
-    A request takes four: its connection, and the event loop that litellm runs after it.
-    """
-    size, most = options.batch_size, options.concurrent_batches
+def fit_open_files(o: argparse.Namespace):
+    """Allow as many open files as can be, and have no more under way than these suffice for."""
     with suppress(ImportError, ValueError, OSError):  # Windows; a limit that cannot be raised
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
-        allowed = max(1, (files - 64) // 4)
-        size = min(size, allowed)
-        most = min(most, allowed // size)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    if (size, most) != (options.batch_size, options.concurrent_batches):
-        allow = f"--batch-size {size} --concurrent-batches {most}"
-        notify(f"{files} open files (ulimit -n) allow {allow}, no more")
-    return size, most
+        allowed = max(1, (files - 64) // 4)  # a connection, and an event loop of litellm
+        if o.batch_size * o.concurrent_batches > allowed:
+            o.batch_size = min(o.batch_size, allowed)
+            o.concurrent_batches = allowed // o.batch_size
+            allow = f"--batch-size {o.batch_size} --concurrent-batches {o.concurrent_batches}"
+            notify(f"{files} open files (ulimit -n) allow {allow}, no more")
 
 
 # --- the program -------------------------------------------------------------------------------
 
 
 def main_with_args(
-    *,
-    model: str,
-    benchmark: str,
-    temperature: float | None,
-    max_tokens: int | None,
-    top_p: float | None,
-    batch_size: int,
-    lang: str,
-    output_path: str | Path,
-    concurrent_batches: int = 1,
-    num_samples: int = 1,
-    limit: int | None = None,
-    config: str | None = None,
-    split: str = "test",
-    revision: str | None = None,
-    prompt_column: str = "prompt",
-    details: bool = False,
-    timeout: float = 600,
-    max_retries: int = 5,
-    param: dict | None = None,
-    stop: threading.Event | None = None,
+    *, model, benchmark, temperature, max_tokens, top_p, batch_size, lang, output_path, **others
 ) -> int:
     """Ask for every answer that the output lacks, append each, return how many are still missing.
 
-    The parameters are the options of the command line; None for temperature, top_p or max_tokens
-    sends none. Raises CompletionsError where the run cannot begin or go on, and KeyboardInterrupt
-    on Ctrl-C or when another thread sets stop; every answer that came is on disk then.
+    The parameters are the options of the command line, with their types and defaults, param as a
+    dict; None for temperature, top_p or max_tokens sends none. Raises CompletionsError where the
+    run cannot begin or go on, and KeyboardInterrupt on Ctrl-C or when another thread sets stop, an
+    Event; every answer that came is on disk then.
     """
-    o = checked_options(**locals())
+    given = locals()
+    o = checked_options(**given.pop("others"), **given)
     with told(o.param, o.output_path) as masked:
         source: dict = {"config": o.config, "split": o.split, "revision": o.revision}
         where = {**source, "prompt_column": o.prompt_column, "source": source}
@@ -1187,8 +1019,7 @@ def main_with_args(
         keys = [content_key(problem) for problem in problems]
         output = Output(o.output_path, o.benchmark)
         with output.file:
-            answered = output.answered(keys)
-            todo = unanswered(problems[: o.limit], keys, answered, o.num_samples)
+            todo = unanswered(problems[: o.limit], keys, output.answered(keys), o.num_samples)
             made = masked.settings(description(o, source, keys))
             run = Run(output, made, len(problems[: o.limit]) * o.num_samples, len(todo))
             output.cut_torn_line()
@@ -1196,8 +1027,8 @@ def main_with_args(
             with closing(run):
                 run.save()
                 if todo:
-                    batch_size, concurrency = at_once(o)
-                    requests.perform(batches(todo, batch_size, progress=False), concurrency)
+                    fit_open_files(o)
+                    requests.perform(batches(todo, o.batch_size, progress=False))
         run.conclude(requests.end, o)
         return run.missing
 
@@ -1212,18 +1043,17 @@ Exit codes: 0 every problem answered, 1 some unanswered or the run could not go
 on, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
 
 
-def number(kind: Callable, least: float, most: float, *, or_none: bool = False) -> Callable:
-    """Make a type for argparse: an int or a float within two bounds."""
+def number(kind: Callable, least: float, most: float, *, none: bool = False) -> Callable:
+    """Make a parser of an option: an int or a float within two bounds."""
 
-    def parse(text: str) -> Any:
-        if or_none and text.lower() == "none":
+    def parse(value: object) -> Any:
+        if none and str(value).lower() == "none":
             return None
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not within {least:g} and {most:,g}")
-        return value
+        with suppress(ValueError):
+            if least <= kind(str(value)) <= most:
+                return kind(str(value))
+        raise ValueError(f"not within {least:g} and {most:,g}" + ", and whole" * (kind is int))
 
-    parse.__name__ = "whole number" if kind is int else "number"
     return parse
 
 
@@ -1232,42 +1062,35 @@ def key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
         raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
-    return key, json_or_text(value)
-
-
-def json_or_text(value: str) -> object:
     with suppress(ValueError, RecursionError):
-        return json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
-    return value
+        return key, json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
+    return key, value
 
 
 RESERVED = {"model", "messages", "temperature", "max_tokens", "top_p", "timeout", "n", "stream"}
 RESERVED |= {"request_timeout", "max_retries", "num_retries", "max_workers"}
-COUNT = number(int, 1, 10_000)
+TEXT, COUNT = os.fspath, number(int, 1, 10_000)
 # fmt: off
-OPTIONS = {  # of each group: name, metavar, default, type, help
+OPTIONS = {  # of each group: name, metavar, default, parser, help
     "what to run": (
-        ("model", "NAME", ..., str, "LiteLLM's name of the model, with its provider"),
-        ("benchmark", "NAME", ..., str, "a JSONL file (or .gz .bz2 .xz .zst .zip), its address, a "
+        ("model", "NAME", ..., TEXT, "LiteLLM's name of the model, with its provider"),
+        ("benchmark", "NAME", ..., TEXT, "a JSONL file (or .gz .bz2 .xz .zst .zip), its address, a "
          "folder, or a dataset of the Hugging Face Hub"),
-        ("lang", "NAME", ..., str, 'language to solve in: free text, as "C#"'),
-        ("output_path", "FILE", ..., str, "JSONL file to append to, with FILE.run.json beside it"),
+        ("lang", "NAME", ..., TEXT, 'language to solve in: free text, as "C#"'),
+        ("output_path", "FILE", ..., TEXT, "JSONL file to append to, with FILE.run.json beside it"),
         ("num_samples", "N", 1, COUNT, "answers to each problem, one record each"),
-        ("limit", "N", None, number(int, 1, 10**9, or_none=True),
-         "only the first N problems (default: all)"),
+        ("limit", "N", None, number(int, 1, 10**9), "only the first N problems (default: all)"),
     ),
     "where a benchmark differs": (
-        ("config", "NAME", None, str, "configuration of a dataset (default: none)"),
-        ("split", "NAME", "test", str, "split of a dataset, also test[:20]"),
-        ("revision", "NAME", None, str, "branch, tag or commit of a dataset (default: newest)"),
-        ("prompt_column", "NAME", "prompt", str, "field that holds the prompt"),
+        ("config", "NAME", None, TEXT, "configuration of a dataset (default: none)"),
+        ("split", "NAME", "test", TEXT, "split of a dataset, also test[:20]"),
+        ("revision", "NAME", None, TEXT, "branch, tag or commit of a dataset (default: newest)"),
+        ("prompt_column", "NAME", "prompt", TEXT, "field that holds the prompt"),
     ),
     "how to sample: these change scores": (
-        ("temperature", "T", 0.2, number(float, 0, 100, or_none=True),
-         "a number, or none: not sent"),
-        ("top_p", "P", 0.95, number(float, 0, 1, or_none=True),
-         "within 0 and 1, or none: not sent"),
-        ("max_tokens", "N", 5000, number(int, 1, 10**8, or_none=True),
+        ("temperature", "T", 0.2, number(float, 0, 100, none=True), "a number, or none: not sent"),
+        ("top_p", "P", 0.95, number(float, 0, 1, none=True), "within 0 and 1, or none: not sent"),
+        ("max_tokens", "N", 5000, number(int, 1, 10**8, none=True),
          "of one response, with its reasoning; or none: not sent"),
     ),
     "pace and patience": (
@@ -1282,59 +1105,51 @@ OPTIONS = {  # of each group: name, metavar, default, type, help
 # fmt: on
 
 
-def checked_options(**options: Any) -> argparse.Namespace:
+def checked_options(**given: Any) -> argparse.Namespace:
     """The options of a run; raises CompletionsError for what none can have, alone or together."""
-    o = argparse.Namespace(**options)
-    o.param = dict(o.param or {})
-    for name, _, default, parse, _ in chain(*OPTIONS.values()):
-        value = options[name]
-        try:
-            if parse is not str:
-                setattr(o, name, parse(str(value)))
-            elif value is not None or default is not None:
-                setattr(o, name, os.fspath(value))
-        except (TypeError, ValueError, argparse.ArgumentTypeError):
-            raise CompletionsError(f"{name} cannot be {value!r}") from None
+    o = argparse.Namespace(**{"details": False, "stop": None, **given})
+    o.param = dict(given.get("param") or {})
+    try:
+        for name, _, default, parse, _ in chain(*OPTIONS.values()):
+            value = given.pop(name, default)
+            setattr(o, name, value if value == default else parse(value))
+        name = "param"
+        json.dumps(o.param, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CompletionsError(f"--{name.replace('_', '-')}: {error}") from None
+    if unknown := given.keys() - {"param", "details", "stop"}:
+        raise CompletionsError(f"there is no option {min(unknown)}")
     if reserved := RESERVED & o.param.keys():
         raise CompletionsError(f"--param {min(reserved)} cannot be passed on: see the options")
-    for name, value in o.param.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            raise CompletionsError(f"--param {name} cannot be {value!r} in JSON") from None
     if o.prompt_column in OURS:
         raise CompletionsError(f"--prompt-column cannot be {o.prompt_column}: it is written")
     if o.num_samples > 1 and "seed" in o.param:
         raise CompletionsError("with seed all samples of a problem are the same: leave it out")
     if o.model.startswith(("vllm/", "aiohttp_openai/")) and o.concurrent_batches > 1:
-        raise CompletionsError(
-            "vllm/ runs one batch at a time: drop --concurrent-batches, or start a vLLM server and "
-            "use hosted_vllm/"
-        )
+        raise CompletionsError("vllm/ takes no --concurrent-batches: see hosted_vllm/ in README")
     return o
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; as argparse does, exit with 2 at what is wrong."""
-    look: dict = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser(
-        "completions.py", USAGE, __doc__, EXIT_CODES, add_help=False, **look
-    )
+    look: dict = {"formatter_class": argparse.RawDescriptionHelpFormatter, "add_help": False}
+    look |= {"prog": "completions.py", "usage": USAGE, "epilog": EXIT_CODES}
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, **look)
     for group, options in OPTIONS.items():
         add = parser.add_argument_group(group).add_argument
-        for name, metavar, default, kind, text in options:
+        for name, metavar, default, _, text in options:
             text += "" if default in (..., None) else " (default: %(default)s)"
             wanted = {"required": True} if default is ... else {"default": default}
-            add("--" + name.replace("_", "-"), type=kind, metavar=metavar, help=text, **wanted)
-    help = (
-        "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed, extra_body"
-    )
+            add("--" + name.replace("_", "-"), metavar=metavar, help=text, **wanted)
     many: dict = {"type": key_value, "action": "append", "default": [], "metavar": "KEY=VALUE"}
-    add("--param", help=help, **many)
-    help = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
-    add("--details", action="store_true", help=help)
+    passed_on = "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed ..."
+    more = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
+    add("--param", help=passed_on, **many)
+    add("--details", action="store_true", help=more)
     add("-h", "--help", action="help", help="show this text")
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # which may hold a key
+        parser.error(f"unrecognized argument: {unknown[0].partition('=')[0]}")
     try:
         return checked_options(**vars(args))
     except CompletionsError as error:
@@ -1342,36 +1157,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit code.
-
-    The run has a thread of its own, so that a signal hits nothing but the wait for it here, and is
-    remembered whatever the moment.
-    """
+    """Run the command line, in a thread: a signal can hit nothing but the wait for it here."""
     logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
     warnings.simplefilter("ignore")
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (None where it is closed)
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
-    stop = threading.Event()
-    words = sys.argv[1:] if argv is None else argv
-    typed = [word.partition("=")[::2] for word in words]  # may be secrets, in a usage error too
-    typed += [(word, value) for word, value in pairwise(words) if re.match("--?[^=]+$", word)]
-    try:
-        with told([{name: json_or_text(value)} for name, value in typed]):
-            args = parse_args(argv)
-            running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args), stop=stop)
-            while not (running.done() or signals):
-                wait([running], timeout=0.1)
-            if signals:
-                stop.set()  # has what arrived written, which takes no time
-                wait([running], timeout=1)
-                name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
-                raise CompletionsError(f"stopped by {name}; run the same command again to go on")
-            return 1 if running.result() else 0
-    except CompletionsError as error:
+    args = parse_args(argv)
+    args.stop = threading.Event()
+    running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args))
+    while not (running.done() or signals):
+        wait([running], timeout=0.1)
+    if signals:
+        args.stop.set()  # has what arrived written, which takes no time
+        wait([running], timeout=1)
+        name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
+        notify(f"completions.py: stopped by {name}; run the same command again to go on")
+        return 128 + signals[0]
+    if error := running.exception():
         notify(f"completions.py: {error}")
-    return 128 + signals[0] if signals else 1
+        return 1
+    return 1 if running.result() else 0
 
 
 if __name__ == "__main__":

