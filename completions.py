@@ -50,7 +50,8 @@ class CompletionsError(Exception):
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
     bar = sys.modules.get("tqdm")  # not imported for this: a broken TQDM_... variable prevents it
-    (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody has to be there to read it
+        (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
 def one_line(error: object, length: int = 300) -> str:
@@ -343,7 +344,7 @@ class Run:
         self.bar = tqdm(total=wanted, disable=not sys.stderr.isatty(), **look)
 
     def earlier(self, settings: dict, answers: int) -> dict:
-        """The content of the file of earlier runs, none where there is no answer to go on from."""
+        """The content of the file of earlier runs, if it is their answers that this one goes on."""
         if not self.path.exists():
             if answers:
                 notify(f"resuming {answers} answers made with unknown settings: no {self.path}")
@@ -359,7 +360,8 @@ class Run:
         if changes and answers:
             begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
             raise CompletionsError(f"{begun}; choose another --output-path")
-        return earlier if answers else {}
+        removed = earlier["totals"]["prompt_tokens"] and not answers
+        return {} if changes or removed else earlier
 
     def save(self, *, finished: bool = False):
         """Replace the file atomically: a reader sees the old or the new one, never a part."""
@@ -433,10 +435,10 @@ class Run:
         """Yield what the next run could do better."""
         cut_off, context_full = self.totals["truncated"], self.totals.get("context_full", 0)
         if cut_off > 0.01 * self.answers:
-            longer = "the model's context is full before that: serve a longer one"
+            longer = "the model's context is full before that, so serve a longer one"
             repair = longer if 2 * context_full > cut_off else "raise it, on another output"
             share = f"{cut_off / self.answers:.1%} cut off"
-            yield f"{share} at --max-tokens {options.max_tokens}; {repair}"
+            yield f"{share} at --max-tokens {options.max_tokens}: {repair}"
         if alone := self.totals.get("reasoning_only"):
             yield f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens"
         in_flight = options.batch_size * options.concurrent_batches
@@ -543,6 +545,8 @@ def told(param: dict, output_path: str) -> Iterator[Masked]:
         if isinstance(error, OSError):
             place, reason = error.filename or output_path, error.strerror or error
             line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
+        elif isinstance(error, ModuleNotFoundError):
+            line = f"{error}; `uv run completions.py` installs what it needs"
         elif not isinstance(error, CompletionsError):
             file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
@@ -648,7 +652,7 @@ class Failure:
             re.sub(r"(\\+[nrt]|[\\'\"_\s])+|\w+://\S+", " ", text)
             for text in (str(sent or last), problem[options.prompt_column].strip())
         )
-        signature = f"{status} {said.replace(prompt, '')}"
+        signature = f"{status} {said.replace(prompt, '') if prompt[20:] else said}"
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         self.label, self.concerns, _, repair = row
         self.kind = f"{status} {self.label}" if sent and status else self.label
@@ -686,8 +690,9 @@ def retry_after(headers: Any) -> float:
     """Seconds that a Retry-After asks to wait, or a proxy's llm_provider-retry-after; else 0."""
     asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
     with suppress(ValueError, OverflowError):
-        asked = asked if asked.isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()
         return min(max(0.0, float(asked)), 1e9)
+    with suppress(ValueError, OverflowError):
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0
 
 
@@ -1107,14 +1112,13 @@ OPTIONS = {  # of each group: name, metavar, default, parser, help
 
 def checked_options(**given: Any) -> argparse.Namespace:
     """The options of a run; raises CompletionsError for what none can have, alone or together."""
-    o = argparse.Namespace(**{"details": False, "stop": None, **given})
-    o.param = dict(given.get("param") or {})
+    o, name = argparse.Namespace(**{"details": False, "stop": None, **given}), "param"
     try:
+        o.param = dict(given.get(name) or {})
+        json.dumps(o.param, allow_nan=False)
         for name, _, default, parse, _ in chain(*OPTIONS.values()):
             value = given.pop(name, default)
             setattr(o, name, value if value == default else parse(value))
-        name = "param"
-        json.dumps(o.param, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CompletionsError(f"--{name.replace('_', '-')}: {error}") from None
     if unknown := given.keys() - {"param", "details", "stop"}:
