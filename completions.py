@@ -464,7 +464,7 @@ def description(options: argparse.Namespace, source: dict, keys: list[bytes]) ->
     versions = {name: version(name) for name in ("litellm", "datasets")}
     return {
         "settings": {name: getattr(options, name) for name in SETTINGS},
-        "benchmark": {"name": options.benchmark, **source, "problems": len(keys), "sha256": sha256},
+        "benchmark": {**source, "problems": len(keys), "sha256": sha256},
         "versions": {"python": sys.version.split()[0], **versions},
     }
 
@@ -1018,9 +1018,11 @@ def main_with_args(
     given = locals()
     o = checked_options(**given.pop("others"), **given)
     with told(o.param, o.output_path) as masked:
-        source: dict = {"config": o.config, "split": o.split, "revision": o.revision}
-        where = {**source, "prompt_column": o.prompt_column, "source": source}
-        problems = load_benchmark(o.benchmark, **where)
+        where = {name: getattr(o, name) for name in ("config", "split", "revision")}
+        source = {"name": o.benchmark, **where}
+        problems = load_benchmark(
+            o.benchmark, **where, prompt_column=o.prompt_column, source=source
+        )
         keys = [content_key(problem) for problem in problems]
         output = Output(o.output_path, o.benchmark)
         with output.file:
