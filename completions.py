@@ -659,8 +659,8 @@ class Failure:
         given = ", ".join(f"{name}={value}" for name, value in options.param.items())
         self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
         self.retry_after = retry_after(sent.headers) if sent else 0.0
-        if self.label == "no connection" and not came:
-            self.concerns = RUN
+        if self.label == "no connection" and not (came or options.resumed):
+            self.concerns = RUN  # a forgotten server
         elif self.concerns == PASSING and self.retry_after > 3600:
             back = datetime.now() + timedelta(seconds=self.retry_after)
             self.concerns, self.repair = RUN, f"it asks to wait until {back:%Y-%m-%d %H:%M}"
@@ -1027,6 +1027,7 @@ def main_with_args(
         output = Output(o.output_path, o.benchmark)
         with output.file:
             todo = unanswered(problems[: o.limit], keys, output.answered(keys), o.num_samples)
+            o.resumed = output.answers > 0
             made = masked.settings(description(o, source, keys))
             run = Run(output, made, len(problems[: o.limit]) * o.num_samples, len(todo))
             output.cut_torn_line()

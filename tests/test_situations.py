@@ -668,14 +668,23 @@ def test_single_failures_between_answers_do_not_end_a_run(server, command, quick
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC, PROXY])
-def test_a_forgotten_server_is_told_by_its_address_after_two_tries(command, pauses, told, model):
+def test_a_forgotten_server_is_told_by_its_address_at_once(command, pauses, told, model):
     with FakeLLM() as gone:
         pass
     write_problems(30)
     assert main(command(*at(gone, model), "--batch-size", 2)) == 1
     end = last_line(told())
-    assert gone.url in end and "is the server up" in end and len(pauses) <= 1
+    assert gone.url in end and "is the server up" in end and not pauses
     assert not re.search(r"\b(500|503)\b", end)  # no server sent one
+
+
+def test_a_server_that_is_not_back_yet_is_asked_again(server, command, pauses, told):
+    write_problems(3)
+    assert main(command("--limit", 1)) == 0
+    with FakeLLM() as gone:
+        pass
+    assert main(command(*at(gone, OPENAI), "--max-retries", 2)) == 1
+    assert len(pauses) == 2 and "2 failed: no connection" in told()
 
 
 OWN_SERVERS = {
