@@ -1060,7 +1060,7 @@ def number(kind: Callable, least: float, most: float, *, none: bool = False) -> 
         with suppress(ValueError):
             if least <= kind(str(value)) <= most:
                 return kind(str(value))
-        raise ValueError(f"not within {least:g} and {most:,g}" + ", and whole" * (kind is int))
+        raise ValueError(f"not a {'whole ' * (kind is int)}number within {least} and {most:,}")
 
     return parse
 
@@ -1118,7 +1118,9 @@ def checked_options(**given: Any) -> argparse.Namespace:
     o, name = argparse.Namespace(**{"details": False, "stop": None, **given}), "param"
     try:
         o.param = dict(given.get(name) or {})
-        json.dumps(o.param, allow_nan=False)
+        for key, value in o.param.items():
+            name = f"param {key}"
+            json.dumps(value, allow_nan=False)
         for name, _, default, parse, _ in chain(*OPTIONS.values()):
             value = given.pop(name, default)
             setattr(o, name, value if value == default else parse(value))

@@ -780,7 +780,7 @@ def test_a_number_that_json_cannot_hold_is_refused_as_usage(command, told):
     write_problems(1)
     with pytest.raises(SystemExit) as stop:
         main(command("--param", "seed=1e999"))
-    assert stop.value.code == 2 and "--param: Out of range float" in told()
+    assert stop.value.code == 2 and "--param seed: Out of range float" in told()
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
