@@ -50,20 +50,20 @@ class CompletionsError(Exception):
 def notify(line: str):
     """Tell people something, above the progress bar if there is one."""
     bar = sys.modules.get("tqdm")  # not imported for this: a broken TQDM_... variable prevents it
-    with suppress(OSError, ValueError):  # nobody has to be there to read it
-        (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
+    (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
 
 
 def one_line(error: object, length: int = 300) -> str:
     """The text of an error, shortened between words: half a key would not be masked."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= length else re.sub(r"\S*$", "...", text[:length])
+    return text if len(text) <= length else text[:length].rpartition(" ")[0] + " [...]"
 
 
 def variables(error: object) -> str:
     """Name the variables of the environment that an error may come from, where there are any."""
-    held = {n: v.lower() for n, v in os.environ.items() if "_" in n and len(v) > 2}
-    names = [n for n, v in held.items() if n[-6:].lower() == "_proxy" or v in str(error).lower()]
+    words = {n: rf"(?<!\w){re.escape(v)}(?!\w)" for n, v in os.environ.items() if len(v) > 2}
+    held = [n for n, word in words.items() if "_" in n and re.search(word, str(error), re.I)]
+    names = held + [n for n in words if n[-6:].lower() == "_proxy" and n not in held]
     return f" (see {', '.join(names)})" if names else ""
 
 
@@ -149,7 +149,8 @@ def load_dataset(name: str, config, split: str, revision, source: dict) -> list[
     if os.path.isdir(name):
         name = os.path.abspath(name)
     else:
-        source["commit"] = revision = commit_on_hub(name, revision) or revision
+        source["commit"] = commit_on_hub(name, revision)
+        revision = source["commit"] or revision
     for _ in range(2):
         try:
             return datasets.load_dataset(name, config, split=split, revision=revision).to_list()
@@ -169,7 +170,7 @@ def commit_on_hub(name: str, revision: str | None) -> str | None:
 
     try:
         return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=10).sha
-    except huggingface_hub.errors.HfHubHTTPError:
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError):
         return None  # what is wrong datasets will say
     except Exception:  # out of reach: datasets would try for 23 seconds, its cache serves at once
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
@@ -238,12 +239,11 @@ def content_key(row: dict) -> bytes:
 
 def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_samples: int):
     """List the problems that lack answers, all first samples before any second one."""
-    left, todo = answered.copy(), []
+    wanted, todo = Counter[bytes](), []
     for _ in range(num_samples):
         for problem, key in zip(problems, keys, strict=False):
-            if left[key]:
-                left[key] -= 1
-            else:
+            wanted[key] += 1
+            if wanted[key] > answered[key]:
                 todo.append(problem)
     return todo
 
@@ -263,7 +263,7 @@ class Output:
         if str(path).endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
             raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b")  # noqa: SIM115
+        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             if not filelock.lock_descriptor(self.file.fileno(), blocking=False):
                 raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
@@ -274,25 +274,22 @@ class Output:
         """Count the records of each problem; raises CompletionsError at a line that is none."""
         answered = Counter(dict.fromkeys(keys, 0))
         self.size = self.empty = self.without_program = 0  # of the whole records
-        self.file.seek(0)
-        for number, line in enumerate(self.file, 1):
-            place = f"{self.path}:{number}"
-            try:
-                if line.strip():
+        for number, line in enumerate(open(self.path, "rb"), 1):  # noqa: SIM115
+            if line.strip():
+                place = f"{self.path}:{number}"
+                try:
                     row = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
-            except CompletionsError:
-                if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
-                    raise
-                break  # what a crash or a full disk leaves: a part of a record, or zeros
+                except CompletionsError:
+                    if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
+                        raise
+                    break  # what a crash or a full disk leaves: a part of a record, or zeros
+                if (key := content_key(row)) not in answered or "response" not in row:
+                    other = "not a record of this benchmark; choose another --output-path"
+                    raise CompletionsError(f"{place}: {other}")
+                answered[key] += 1
+                self.empty += not row["response"]
+                self.without_program += row.get("program") is None
             self.size += len(line)
-            if not line.strip():
-                continue
-            if (key := content_key(row)) not in answered or "response" not in row:
-                other = "not a record of this benchmark; choose another --output-path"
-                raise CompletionsError(f"{place}: {other}")
-            answered[key] += 1
-            self.empty += not row["response"]
-            self.without_program += row.get("program") is None
         self.answers = answered.total()
         return answered
 
@@ -306,10 +303,15 @@ class Output:
             self.append(b"\n")
 
     def append(self, lines: bytes):
-        """Write whole lines and have the disk keep them."""
-        self.file.write(lines)
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Write whole lines and have the disk keep them; where they do not fit, none of them."""
+        rest, end = memoryview(lines), self.file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+            os.fsync(self.file.fileno())
+        except OSError:
+            self.file.truncate(end)
+            raise
 
 
 SAMPLING = ("model", "temperature", "max_tokens", "top_p")
@@ -336,7 +338,8 @@ class Run:
         self.totals = dict.fromkeys(COUNTS, 0) | {"cost": None} | self.content.get("totals", {})
         self.totals |= {"empty": output.empty, "without_program": output.without_program}
         self.totals["requests"] = max(self.totals["requests"], output.answers)  # after a kill
-        self.answers, self.wanted, self.missing = output.answers, wanted, missing
+        self.content["answers"] = output.answers
+        self.wanted, self.missing = wanted, missing
         self.failures: dict[str, list[Failure]] = {}
         self.began = self.drawn = self.saved = time.monotonic()
         self.stage, self.new, self.under_way, self.busy = "loading litellm", 0, 0, 0.0
@@ -354,14 +357,13 @@ class Run:
         earlier = parse_object(content, str(self.path), repair)
         try:
             changes = differences(earlier["settings"], settings)
-            sum(earlier["totals"][name] for name in COUNTS)
+            sum(number or 0 for number in earlier["totals"].values())
         except (LookupError, TypeError, AttributeError):
             raise CompletionsError(f"{self.path} is not as runs write it; {repair}") from None
         if changes and answers:
             begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
             raise CompletionsError(f"{begun}; choose another --output-path")
-        removed = earlier["totals"]["prompt_tokens"] and not answers
-        return {} if changes or removed else earlier
+        return {} if changes or (earlier.get("answers") and not answers) else earlier
 
     def save(self, *, finished: bool = False):
         """Replace the file atomically: a reader sees the old or the new one, never a part."""
@@ -377,7 +379,8 @@ class Run:
             if outcome.concerns != ANSWERED:
                 self.failures.setdefault(outcome.kind, []).append(outcome)
                 continue
-            self.answers, self.missing, self.new = self.answers + 1, self.missing - 1, self.new + 1
+            self.missing, self.new = self.missing - 1, self.new + 1
+            self.content["answers"] += 1
             self.busy += outcome.seconds
             for name in filter(outcome.counts.get, outcome.counts):
                 self.totals[name] = (self.totals.get(name) or 0) + outcome.counts[name]
@@ -433,12 +436,12 @@ class Run:
 
     def hints(self, elapsed: float, options: argparse.Namespace) -> Iterator[str]:
         """Yield what the next run could do better."""
-        cut_off, context_full = self.totals["truncated"], self.totals.get("context_full", 0)
-        if cut_off > 0.01 * self.answers:
+        cut_off = self.totals["truncated"] / max(1, self.content["answers"])
+        if cut_off > 0.01:
+            full = 2 * self.totals.get("context_full", 0) > self.totals["truncated"]
             longer = "the model's context is full before that, so serve a longer one"
-            repair = longer if 2 * context_full > cut_off else "raise it, on another output"
-            share = f"{cut_off / self.answers:.1%} cut off"
-            yield f"{share} at --max-tokens {options.max_tokens}: {repair}"
+            repair = longer if full else "raise it, on another output"
+            yield f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}"
         if alone := self.totals.get("reasoning_only"):
             yield f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens"
         in_flight = options.batch_size * options.concurrent_batches
@@ -690,7 +693,8 @@ def retry_after(headers: Any) -> float:
     """Seconds that a Retry-After asks to wait, or a proxy's llm_provider-retry-after; else 0."""
     asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
     with suppress(ValueError, OverflowError):
-        return min(max(0.0, float(asked)), 1e9)
+        seconds = float(asked) - (time.time() if float(asked) > 1e9 else 0)
+        return max(0.0, seconds)
     with suppress(ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
     return 0.0
@@ -782,9 +786,6 @@ def checked(path: str, response: Any) -> Any:
         where = headers.get("location")
         raise NoAnswer(status, f"redirected to {where}" if where else text, headers)
     is_chat = path.endswith("/chat/completions")
-    is_json = headers.get("content-type", "").startswith("application/json")
-    if not is_chat and not is_json and body and not text.startswith("<"):
-        return response
     reasons = re.findall(r'(?i)reason"\s*:\s*"(\w+)"', text)  # whatever a provider calls it
     if reason := next(filter(NO_WHOLE.search, reasons), None):
         raise NoAnswer(status, f"finish_reason {reason}", headers)
@@ -792,16 +793,18 @@ def checked(path: str, response: Any) -> Any:
         payload = json.loads(body)
         choice = payload["choices"][0] if is_chat else {"message": {}}
         message, error = choice["message"], payload.get("error") or choice.get("error")
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
         if isinstance(parts := message.get("content"), list):
-            aside = joined(parts, "thinking")
-            message["content"] = joined(parts, "text") or ("" if aside else parts)
-            message["reasoning_content"] = aside or message.get("reasoning_content")
+            message["content"] = joined(parts, "text")
+            reasoning = joined(parts, "thinking") or reasoning
+        if parts != message.get("content") or reasoning != message.get("reasoning_content"):
+            message["reasoning_content"] = reasoning
             response = type(response)(status, json=payload)
         content, refusal = message.get("content"), message.get("refusal")
         error = error or (not content and refusal and f"refusal: {refusal}")
         if not error and isinstance(content, str | None):
             return response
-        text = json.dumps(error or "content that is no text")
+        text = json.dumps(error or "content that is no text").strip('"')
     except ValueError:  # half an answer? The words of a model tell no kind of failure
         text = "broken JSON" if text.startswith(("{", "data:")) else text
     except (LookupError, TypeError, AttributeError, RecursionError):
@@ -862,16 +865,14 @@ def connect(options: argparse.Namespace):
     os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
     logging.getLogger("LiteLLM").disabled = True
     gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
-    try:
-        import httpx
-        import litellm
+    import httpx
+    import litellm
 
-        litellm.suppress_debug_info = True
-        litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-        litellm.sync_transport = Transport(options)
-        litellm.client_session = httpx.Client(transport=litellm.sync_transport)
-    finally:
-        gc.enable()
+    gc.enable()
+    litellm.suppress_debug_info = True
+    litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
+    litellm.sync_transport = Transport(options)
+    litellm.client_session = httpx.Client(transport=litellm.sync_transport)
 
 
 class Requests:
@@ -881,8 +882,8 @@ class Requests:
         self.output, self.run, self.options = output, run, options
         self.arrived: SimpleQueue = SimpleQueue()
         self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
-        self.in_a_row: Counter = Counter()  # of failures since the last answer
-        self.next_notice = 0.0
+        self.first: list = []  # what came of the first batches, ten requests
+        self.taken = self.in_a_row = self.next_notice = 0.0
 
     def perform(self, batches: Iterator[list[dict]]):
         """Ask for all batches until done or ended; keep what has arrived, whatever ends it."""
@@ -913,18 +914,19 @@ class Requests:
         """Take one batch after another until none is left."""
         while not self.ended.is_set():
             with self.lock:
-                batch = next(batches, None)
-            if batch is None:
+                batch, first = next(batches, []), self.taken < 10
+                self.taken += len(batch)
+            if not batch:
                 return
-            self.work(batch)
+            self.work(batch, first)
 
-    def work(self, batch: list[dict]):
+    def work(self, batch: list[dict], first: bool):
         """Ask for a batch, and after a pause again for what failed for a passing reason."""
         for attempt in count(1):
             outcomes = self.ask(batch)
             last = attempt > self.options.max_retries
             again = [o for o in outcomes if o.concerns == PASSING and not last]
-            self.keep([o for o in outcomes if o not in again])
+            self.keep([o for o in outcomes if o not in again], first)
             delay = pause(attempt, again) if again else 0
             if delay >= 5 and time.monotonic() > self.next_notice:
                 self.next_notice = time.monotonic() + 30
@@ -953,7 +955,7 @@ class Requests:
         came = litellm.sync_transport.answered
         return [outcome(p, r, o, came) for p, r in zip(batch, responses, strict=True)]
 
-    def keep(self, outcomes: list):
+    def keep(self, outcomes: list, first: bool = False):
         """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
         for outcome in outcomes:
             self.arrived.put(outcome)
@@ -965,21 +967,21 @@ class Requests:
             self.run.count(arrived)
             for outcome in arrived:
                 self.judge(outcome)
+            self.first += outcomes if first else []
+            alike = len({outcome.kind for outcome in self.first}) == 1
+            if alike and len(self.first) >= 10 and not self.run.content["answers"]:
+                self.finish(self.first[0], "all requests fail alike: ")
 
     def judge(self, outcome: Any):
-        """End the run at a failure that concerns all of it, or after ten in a row."""
+        """End the run at a failure that concerns all of it, or when the server is gone."""
         if outcome.concerns == ANSWERED:
-            return self.in_a_row.clear()
-        self.in_a_row.update([outcome.concerns, outcome.kind])
-        alike = len(self.in_a_row) == 2 and not self.run.answers
-        # Quick refusals overtake the first answers, so all that is under way has to be refused.
-        in_flight = self.options.batch_size * self.options.concurrent_batches
-        if outcome.concerns == RUN:
+            self.in_a_row = 0
+        elif outcome.concerns == RUN:
             self.finish(outcome)
-        elif self.in_a_row[PASSING] >= 10:
-            self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
-        elif alike and self.in_a_row[outcome.kind] >= max(10, in_flight):
-            self.finish(outcome, "all requests fail alike: ")
+        elif outcome.concerns == PASSING:
+            self.in_a_row += 1
+            if self.in_a_row >= 10:
+                self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
 
     def finish(self, failure: Any, why: str = ""):
         self.end = self.end or f"{why}{failure}; {failure.repair}"
@@ -1123,7 +1125,7 @@ def checked_options(**given: Any) -> argparse.Namespace:
             json.dumps(value, allow_nan=False)
         for name, _, default, parse, _ in chain(*OPTIONS.values()):
             value = given.pop(name, default)
-            setattr(o, name, value if value == default else parse(value))
+            setattr(o, name, value if value is default else parse(value))
     except (TypeError, ValueError) as error:
         raise CompletionsError(f"--{name.replace('_', '-')}: {error}") from None
     if unknown := given.keys() - {"param", "details", "stop"}:
@@ -1169,25 +1171,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line, in a thread: a signal can hit nothing but the wait for it here."""
     logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
     warnings.simplefilter("ignore")
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (None where it is closed)
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
-    args = parse_args(argv)
-    args.stop = threading.Event()
-    running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args))
-    while not (running.done() or signals):
-        wait([running], timeout=0.1)
-    if signals:
-        args.stop.set()  # has what arrived written, which takes no time
-        wait([running], timeout=1)
-        name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
-        notify(f"completions.py: stopped by {name}; run the same command again to go on")
-        return 128 + signals[0]
-    if error := running.exception():
-        notify(f"completions.py: {error}")
-        return 1
-    return 1 if running.result() else 0
+    stderr: Any = Masked(sys.stderr or open(os.devnull, "w"), {})  # noqa: SIM115
+    with redirect_stderr(stderr):
+        args = parse_args(argv)
+        args.stop = threading.Event()
+        running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args))
+        while not (running.done() or signals):
+            wait([running], timeout=0.1)
+        if signals:
+            args.stop.set()  # has what arrived written, which takes no time
+            wait([running], timeout=1)
+            name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
+            notify(f"completions.py: stopped by {name}; run the same command again to go on")
+            return 128 + signals[0]
+        if error := running.exception():
+            notify(f"completions.py: {error}")
+            return 1
+        return 1 if running.result() else 0
 
 
 if __name__ == "__main__":

@@ -134,8 +134,11 @@ def test_fields_that_a_record_overwrites_are_told_once(command, told):
     assert "program" in line and "response" in line
 
 
-def test_null_content_is_an_empty_response_and_is_counted(server, command, told):
-    server.replies = lambda request: Reply(None)
+@pytest.mark.parametrize(
+    "content", [None, "", [], [{"type": "text", "text": ""}], [{"type": "image", "url": "x"}]]
+)
+def test_no_content_is_an_empty_response_and_is_counted(server, command, told, content):
+    server.replies = lambda request: Reply(content)
     write_problems(1)
     assert main(command()) == 0
     assert read_jsonl()[0]["response"] == "" and read_jsonl()[0]["program"] is None
@@ -382,18 +385,27 @@ def test_an_output_made_elsewhere_is_resumed_with_a_word(server, command, told):
     assert [value for name, value in run_file().items() if "unknown_settings" in name] == [1]
 
 
-def test_a_removed_output_begins_its_totals_anew(server, command, told):
-    server.replies = lambda request: Reply(finish="length")
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 1, "completion_tokens": 2}, None])
+def test_a_removed_output_begins_its_totals_anew(server, command, told, usage):
+    server.replies = lambda request: Reply(finish="length", usage=usage)
     write_problems(9)
     assert main(command()) == 0
     Path("out.jsonl").unlink()
+    server.replies = lambda request: Reply(status=400)
+    assert main(command("--limit", 3)) == 1
+    assert "3 failed" in told() and run_file()["totals"]["truncated"] == 0
+    server.replies = lambda request: Reply(finish="length", usage=usage)
     assert main(command("--limit", 3)) == 0
-    assert run_file()["totals"]["truncated"] == run_file()["totals"]["requests"] == 3
+    assert run_file()["totals"]["truncated"] == 3 and run_file()["totals"]["requests"] == 6
     assert "100.0% cut off" in told()
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "null", "[]", "{}", '{"settings": 1}', "UTF-16", '"requests": "x"']
+    "content",
+    [
+        *("", "{", "null", "[]", "{}", '{"settings": 1}', "UTF-16"),
+        *('"requests": "x"', '"cost": "x"'),
+    ],
 )
 def test_a_run_file_that_is_not_as_runs_write_it_is_an_error_that_names_it(
     server, command, told, content
@@ -402,7 +414,8 @@ def test_a_run_file_that_is_not_as_runs_write_it_is_an_error_that_names_it(
     assert main(command("--limit", 2)) == 0
     path = Path("out.jsonl.run.json")
     written = path.read_text()
-    broken = written.replace('"requests": 2', content) if "requests" in content else content
+    name = content.partition(":")[0]
+    broken = re.sub(rf"{name}: (2|null)", content, written) if '"x"' in content else content
     assert broken != written
     path.write_text(broken, "utf-16" if content == "UTF-16" else "utf-8")
     before = path.read_bytes()
@@ -459,11 +472,11 @@ def test_requests_that_are_all_refused_stop_the_run_after_ten_and_are_told(
 
 def test_ten_quick_refusals_do_not_overtake_the_first_answers(server, command):
     server.replies = lambda request: Reply(
-        status=400 if request.problem % 4 else 200, seconds=0 if request.problem % 4 else 0.5
+        status=400 if request.problem % 4 else 200, seconds=0 if request.problem % 4 else 2
     )
-    write_problems(32)
+    write_problems(64)
     assert main(command("--batch-size", 1, "--concurrent-batches", 24)) == 1
-    assert len(server.requests) == 32 and len(answered()) == 8
+    assert len(server.requests) == 64 and len(answered()) == 16
 
 
 def test_a_key_revoked_on_the_way_keeps_what_was_answered_and_sums_it_up(server, command, told):
@@ -592,8 +605,8 @@ def test_a_full_disk_keeps_whole_records_and_says_so(server, start, command):
     assert code == 1
     end = last_line(told)
     assert "cannot write to out.jsonl" in end and "run the same command again" in end
-    kept = Path("out.jsonl").read_bytes().count(b"\n")
-    assert 5 < kept < 12
+    kept = len(read_jsonl())
+    assert 5 < kept < 12 and Path("out.jsonl").read_bytes().endswith(b"\n")
     assert len(server.requests) - kept <= 3  # no more than the batch that did not fit
     assert main(command()) == 0
     assert sorted(answered()) == list(range(30))
@@ -661,8 +674,15 @@ def test_what_param_holds_under_the_name_of_a_secret_is_shown_nowhere(
     assert secret not in Path("out.jsonl.run.json").read_text()
 
 
-@pytest.mark.parametrize("mistake", [("--param", "api_key:sk-typo-123456"), ("--timeout", "0")])
-def test_a_usage_error_repeats_no_key(command, capsys, mistake):
+USAGE_MISTAKES = [
+    *(("--param", "api_key:sk-typo-123456"), ("--timeout", "0"), ("--details=sk-typo-123456",)),
+    *(("sk-typo-123456",), ("--api-key=sk-typo-123456",), ("--batch-size", "sk-typo-123456")),
+]
+
+
+@pytest.mark.parametrize("mistake", USAGE_MISTAKES)
+def test_a_usage_error_repeats_no_key(command, capsys, monkeypatch, mistake):
+    monkeypatch.setenv("SOME_API_KEY", "sk-typo-123456")
     with pytest.raises(SystemExit):
         main(command("--param", "api_key=sk-typo-123456", *mistake))
     assert "sk-typo-123456" not in capsys.readouterr().err
@@ -850,6 +870,8 @@ def test_main_with_args_raises_what_ends_a_run(server, call):
         ("batch_size", 0),
         ("batch_size", 10**20),
         ("batch_size", 2.5),
+        ("batch_size", 10.0),
+        ("num_samples", True),
         ("batch_size", None),
         ("num_samples", 10**12),
         ("timeout", 0),

@@ -132,7 +132,6 @@ CHAT = {
         body={"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
     ),
     "200 content that is no text": Reply(message={"content": {"a": "b"}}),
-    "200 content in parts that nobody knows": Reply([{"type": "image", "url": "x"}]),
     "200 error as text": Reply(body={"error": "The upstream is gone."}),
     "200 error as object": Reply(
         body={"error": {"message": "Provider returned error", "code": 502}}
@@ -589,14 +588,15 @@ def test_a_key_that_the_server_echoes_is_masked(server, command, told, monkeypat
     assert "Bad key ***" in everything and KEY not in everything
 
 
-def test_an_error_of_megabytes_is_told_in_one_line(server, command, told):
-    server.replies = lambda request: error(400, "Too much of it. " + "x is not y " * 10**5)
+@pytest.mark.parametrize("more", ["x is not y " * 10**5, "x" * 10**6])
+def test_an_error_of_megabytes_is_told_in_one_line(server, command, told, more):
+    server.replies = lambda request: error(400, "Too much of it. " + more)
     write_problems(2)
     began = time.process_time()
     assert main(command()) == 1
     assert time.process_time() - began < 4
     lines = told()
-    assert "Too much of it" in lines and len(lines) < 2000
+    assert "2 failed: 400 refused: " in lines and "Too much of it" in lines and len(lines) < 2000
 
 
 # --- when to come back ---
@@ -724,15 +724,23 @@ def test_prompts_that_are_too_long_end_no_run_that_has_an_answer(server, command
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, OPENROUTER, DEEPSEEK])
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"reasoning": ANSWER}, {"reasoning_content": ANSWER}),
+        *({"reasoning": ANSWER, "reasoning_content": empty} for empty in (None, "")),
+    ],
+)
 def test_an_answer_in_the_reasoning_only_is_an_empty_record_counted_apart(
-    server, command, told, model, name
+    server, command, told, model, fields
 ):
-    reply = Reply(None, message={name: ANSWER})
+    reply = Reply(None, message=fields)
     server.replies = lambda request: reply if request.problem else Reply(None)
     write_problems(2)
-    assert main(command(*at(server, model))) == 0
+    assert main(command(*at(server, model), "--details")) == 0
     assert [(row["response"], row["program"]) for row in read_jsonl()] == [("", None)] * 2
+    kept = {row["task_id"]: row["details"]["reasoning"] for row in read_jsonl()}
+    assert kept == {0: None, 1: ANSWER}
     lines = told()
     assert "1 with reasoning only" in lines and "2 empty, 2 without a program" in lines
 
@@ -807,13 +815,17 @@ def test_half_a_surrogate_pair_is_refused_by_row(server, command, told, model):
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-def test_a_certificate_that_nobody_trusts_is_told_at_once(command, told, pauses, model):
+def test_a_certificate_that_nobody_trusts_is_told_at_once(
+    command, told, pauses, monkeypatch, model
+):
+    monkeypatch.setenv("GIT_PAGER", "cat")  # a part of "certificate"
     write_problems(30)
     with FakeLLM(tls=True) as server:
         assert main(command(*at(server, model), "--batch-size", 2)) == 1
         assert server.requests == [] and pauses == []
     end = last_line(told())
     assert "CERTIFICATE_VERIFY_FAILED" in end and "SSL_CERT_FILE" in end
+    assert "GIT_PAGER" not in end
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
