@@ -342,7 +342,7 @@ class Run:
         self.wanted, self.missing = wanted, missing
         self.failures: dict[str, list[Failure]] = {}
         self.began = self.drawn = self.saved = time.monotonic()
-        self.stage, self.new, self.under_way, self.busy = "loading litellm", 0, 0, 0.0
+        self.stage, self.taken, self.new, self.busy = "loading litellm", 0, 0, 0.0
         look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
         self.bar = tqdm(total=wanted, disable=not sys.stderr.isatty(), **look)
 
@@ -414,7 +414,7 @@ class Run:
         parts += [] if cost is None else [f"${cost:.4f}"]
         left = in_words(self.missing * elapsed / self.new) + " left" if self.new else ""
         parts += [left, f"{60 * self.new / elapsed:.0f}/min"] if left else [in_words(elapsed)]
-        return ", ".join([*parts, self.stage or f"{self.under_way} under way"])
+        return ", ".join([*parts, self.stage or f"{self.taken - self.new - failed} under way"])
 
     def conclude(self, end: str, options: argparse.Namespace):
         """Print what the run came to and what would mend it; raise CompletionsError if it ended."""
@@ -883,7 +883,7 @@ class Requests:
         self.arrived: SimpleQueue = SimpleQueue()
         self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
         self.first: list = []  # what came of the first batches, ten requests
-        self.taken = self.in_a_row = self.next_notice = 0.0
+        self.in_a_row = self.next_notice = 0.0
 
     def perform(self, batches: Iterator[list[dict]]):
         """Ask for all batches until done or ended; keep what has arrived, whatever ends it."""
@@ -914,8 +914,8 @@ class Requests:
         """Take one batch after another until none is left."""
         while not self.ended.is_set():
             with self.lock:
-                batch, first = next(batches, []), self.taken < 10
-                self.taken += len(batch)
+                batch, first = next(batches, []), self.run.taken < 10
+                self.run.taken += len(batch)
             if not batch:
                 return
             self.work(batch, first)
@@ -945,24 +945,20 @@ class Requests:
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
         with self.lock:
             self.run.totals["requests"] += len(batch)
-            self.run.under_way += len(batch)
         try:
             responses = litellm.batch_completion(**request)
         except Exception as error:  # vllm/ raises instead of returning exceptions
             responses = [error] * len(batch)
-        with self.lock:
-            self.run.under_way -= len(batch)
         came = litellm.sync_transport.answered
         return [outcome(p, r, o, came) for p, r in zip(batch, responses, strict=True)]
 
     def keep(self, outcomes: list, first: bool = False):
         """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
-        for outcome in outcomes:
-            self.arrived.put(outcome)
+        self.arrived.put(outcomes)
         with self.lock:
             if self.output.file.closed:
                 return
-            arrived = [self.arrived.get() for _ in range(self.arrived.qsize())]
+            arrived = [o for _ in range(self.arrived.qsize()) for o in self.arrived.get()]
             self.output.append(b"".join(outcome.line for outcome in arrived))
             self.run.count(arrived)
             for outcome in arrived:
