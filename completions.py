@@ -601,10 +601,8 @@ FAILURES = (
     ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
     ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
      "the servers behind that address are down or busy: see its log"),
-    ("parameter refused", RUN, r"(4(?!29)|local).*(\b(temperature|top.p)\b|(unknown|unsupported"
-     r"|unrecogni|unexpected|extra).{0,30}(param|argument|input|field)"
-     r"|max.tokens.*(not support|instead)|not support.*max.tokens)",
-     "leave it out{param}: --temperature none --top-p none (for some models one of the two), or "
+    ("max_tokens refused", RUN, r"(4|local).*(max.tokens.*(not support|unsupported|instead)"
+     r"|(not support|unsupported|unrecogni).*max.tokens)",
      "--max-tokens none --param max_completion_tokens=5000"),
     ("too long", PROBLEM, r"413|429.*request too large|4(00|22).*(too (long|large|many tokens)"
      r"|context.{0,5}(length|window|size)"
@@ -612,6 +610,10 @@ FAILURES = (
      r"|(exceed|limit|max|range|longer than|up to|at most).{0,60}(tokens?|len|length)\b)",
      "prompt and --max-tokens are too long for this model, at least together: lower --max-tokens"),
     ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
+    ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
+     "try --temperature none --top-p none (some models want one of the two)"),
+    ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
+     r"(param|argument|input|field)", "mend or leave it out{param}"),
     ("unknown model", RUN, r"404|405|410|(4|local).*((no such|invalid|unknown|not a valid) model"
      r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown"
      r"|invalid(?! (request|argument|param)))|模型不)",
@@ -774,7 +776,7 @@ def refuse_other_host(url: str, options: argparse.Namespace):
     own = tuple(v for name, v in given.items() if "OPENAI" not in name and "://" in v)
     other = url.startswith(("https://api.openai.com", *openai)) and not url.startswith(own)
     if other and "/" in options.model and "openai" not in provider.split("-"):
-        repair = f"set {provider.upper()}_API_BASE, or --param api_base=http://..."
+        repair = f"set {provider.upper()}_API_BASE, or --param api_base=ADDRESS"
         raise CompletionsError(f"{provider}/ has no address, all would go to OpenAI: {repair}")
 
 
