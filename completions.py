@@ -870,6 +870,7 @@ def connect(options: argparse.Namespace):
     import httpx
     import litellm
 
+    gc.freeze()  # what was imported stays, and need not be looked at again
     gc.enable()
     litellm.suppress_debug_info = True
     litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
@@ -883,7 +884,8 @@ class Requests:
     def __init__(self, output: Output, run: Run, options: argparse.Namespace):
         self.output, self.run, self.options = output, run, options
         self.arrived: SimpleQueue = SimpleQueue()
-        self.lock, self.ended, self.end = threading.Lock(), threading.Event(), ""
+        self.taking, self.keeping = threading.Lock(), threading.Lock()  # batches, answers
+        self.ended, self.end = threading.Event(), ""
         self.first: list = []  # what came of the first batches, ten requests
         self.in_a_row = self.next_notice = 0.0
 
@@ -898,7 +900,7 @@ class Requests:
         except BaseException:
             self.ended.set()
             self.keep([])
-            with self.lock:
+            with self.keeping:
                 self.output.file.close()  # what comes now comes too late
             raise
 
@@ -915,7 +917,7 @@ class Requests:
     def work_off(self, batches: Iterator[list[dict]]):
         """Take one batch after another until none is left."""
         while not self.ended.is_set():
-            with self.lock:
+            with self.taking:
                 batch, first = next(batches, []), self.run.taken < 10
                 self.run.taken += len(batch)
             if not batch:
@@ -945,7 +947,7 @@ class Requests:
         request = {name: getattr(o, name) for name in (*SAMPLING, "timeout")}
         messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
         request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
-        with self.lock:
+        with self.taking:
             self.run.totals["requests"] += len(batch)
         try:
             responses = litellm.batch_completion(**request)
@@ -957,7 +959,7 @@ class Requests:
     def keep(self, outcomes: list, first: bool = False):
         """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
         self.arrived.put(outcomes)
-        with self.lock:
+        with self.keeping:
             if self.output.file.closed:
                 return
             arrived = [o for _ in range(self.arrived.qsize()) for o in self.arrived.get()]
