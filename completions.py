@@ -63,7 +63,7 @@ def variables(error: object) -> str:
     """Name the variables of the environment that an error may come from, where there are any."""
     words = {n: rf"(?<!\w){re.escape(v)}(?!\w)" for n, v in os.environ.items() if len(v) > 2}
     held = [n for n, word in words.items() if "_" in n and re.search(word, str(error), re.I)]
-    names = held + [n for n in words if n[-6:].lower() == "_proxy" and n not in held]
+    names = held + [n for n in words if n.lower().endswith("_proxy") and n not in held]
     return f" (see {', '.join(names)})" if names else ""
 
 
@@ -260,7 +260,7 @@ class Output:
         self.path = Path(path).expanduser()
         if self.path.resolve() == Path(benchmark).expanduser().resolve():
             raise CompletionsError(f"cannot write to {path}: it is the benchmark")
-        if str(path).endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
+        if path.endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
             raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
@@ -274,22 +274,20 @@ class Output:
         """Count the records of each problem; raises CompletionsError at a line that is none."""
         answered = Counter(dict.fromkeys(keys, 0))
         self.size = self.empty = self.without_program = 0  # of the whole records
-        for number, line in enumerate(open(self.path, "rb"), 1):  # noqa: SIM115
-            if line.strip():
-                place = f"{self.path}:{number}"
-                try:
-                    row = parse_object(line.removeprefix(BOM), place, "mend or remove that line")
-                except CompletionsError:
-                    if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
-                        raise
-                    break  # what a crash or a full disk leaves: a part of a record, or zeros
-                if (key := content_key(row)) not in answered or "response" not in row:
-                    other = "not a record of this benchmark; choose another --output-path"
-                    raise CompletionsError(f"{place}: {other}")
-                answered[key] += 1
-                self.empty += not row["response"]
-                self.without_program += row.get("program") is None
-            self.size += len(line)
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    place = f"{self.path}:{number}"
+                    row = record_on(line, place)
+                    if row is None:
+                        break
+                    if (key := content_key(row)) not in answered or "response" not in row:
+                        other = "not a record of this benchmark; choose another --output-path"
+                        raise CompletionsError(f"{place}: {other}")
+                    answered[key] += 1
+                    self.empty += not row["response"]
+                    self.without_program += row.get("program") is None
+                self.size += len(line)
         self.answers = answered.total()
         return answered
 
@@ -312,6 +310,16 @@ class Output:
         except OSError:
             self.file.truncate(end)
             raise
+
+
+def record_on(line: bytes, place: str) -> dict | None:
+    """The record on a line; None for a part of one, or zeros, as a crash leaves at the end."""
+    try:
+        return parse_object(line.removeprefix(BOM), place, "mend or remove that line")
+    except CompletionsError:
+        if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
+            raise
+        return None
 
 
 SAMPLING = ("model", "temperature", "max_tokens", "top_p")
@@ -564,8 +572,9 @@ RUN, PROBLEM, PASSING, ANSWERED = "the whole run", "one problem", "passing", "an
 BLOCKED = (
     r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
     r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
-    r"|sensitive$|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
-    r"|(in|out)put.{0,10}sensitive|(content|considered).{0,15}risk|敏感|违规|不安全|不当内容"
+    r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
+    r"|(in|out)put.{0,10}sensitive|sensitive$|(content|considered).{0,15}risk"
+    r"|敏感|违规|不安全|不当内容"
 )
 MONEY = (
     r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
@@ -657,7 +666,7 @@ class Failure:
             re.sub(r"(\\+[nrt]|[\\'\"_\s])+|\w+://\S+", " ", text)
             for text in (str(sent or last), problem[options.prompt_column].strip())
         )
-        signature = f"{status} {said.replace(prompt, '') if prompt[20:] else said}"
+        signature = f"{status} {said.replace(prompt, '') if len(prompt) > 20 else said}"
         row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
         self.label, self.concerns, _, repair = row
         self.kind = f"{status} {self.label}" if sent and status else self.label
@@ -694,12 +703,12 @@ def readable(body: str) -> str:
 def retry_after(headers: Any) -> float:
     """Seconds that a Retry-After asks to wait, or a proxy's llm_provider-retry-after; else 0."""
     asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
+    seconds = 0.0
     with suppress(ValueError, OverflowError):
+        seconds = parsedate_to_datetime(asked).timestamp() - time.time()
+    with suppress(ValueError):
         seconds = float(asked) - (time.time() if float(asked) > 1e9 else 0)
-        return max(0.0, seconds)
-    with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    return 0.0
+    return min(max(0.0, seconds), 1e9)
 
 
 def pause(attempt: int, failures: list[Failure]) -> float:
@@ -799,14 +808,16 @@ def checked(path: str, response: Any) -> Any:
         if isinstance(parts := message.get("content"), list):
             message["content"] = joined(parts, "text")
             reasoning = joined(parts, "thinking") or reasoning
-        if parts != message.get("content") or reasoning != message.get("reasoning_content"):
+        if isinstance(parts, list) or (reasoning and not message.get("reasoning_content")):
             message["reasoning_content"] = reasoning
-            response = type(response)(status, json=payload)
+            kept = {name: v for name, v in headers.items() if not name.startswith("content-")}
+            response = type(response)(status, headers=kept, json=payload)
         content, refusal = message.get("content"), message.get("refusal")
         error = error or (not content and refusal and f"refusal: {refusal}")
         if not error and isinstance(content, str | None):
             return response
-        text = json.dumps(error or "content that is no text").strip('"')
+        error = error or "content that is no text"
+        text = error if isinstance(error, str) else json.dumps(error)
     except ValueError:  # half an answer? The words of a model tell no kind of failure
         text = "broken JSON" if text.startswith(("{", "data:")) else text
     except (LookupError, TypeError, AttributeError, RecursionError):
@@ -867,11 +878,13 @@ def connect(options: argparse.Namespace):
     os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
     logging.getLogger("LiteLLM").disabled = True
     gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
-    import httpx
-    import litellm
+    try:
+        import httpx
+        import litellm
 
-    gc.freeze()  # what was imported stays, and need not be looked at again
-    gc.enable()
+        gc.freeze()  # what was imported stays, and need not be looked at again
+    finally:
+        gc.enable()
     litellm.suppress_debug_info = True
     litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
     litellm.sync_transport = Transport(options)
@@ -990,12 +1003,14 @@ class Requests:
 
 def fit_open_files(o: argparse.Namespace):
     """Allow as many open files as can be, and have no more under way than these suffice for."""
-    with suppress(ImportError, ValueError, OSError):  # Windows; a limit that cannot be raised
+    with suppress(ImportError):  # Windows
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        files = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+        most = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
+        with suppress(ValueError, OSError):  # it cannot be raised
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**63
         allowed = max(1, (files - 64) // 4)  # a connection, and an event loop of litellm
         if o.batch_size * o.concurrent_batches > allowed:
             o.batch_size = min(o.batch_size, allowed)
@@ -1172,8 +1187,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
     warnings.simplefilter("ignore")
     signals: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signals.append(number))
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda signum, _: signals.append(signum))
     stderr: Any = Masked(sys.stderr or open(os.devnull, "w"), {})  # noqa: SIM115
     with redirect_stderr(stderr):
         args = parse_args(argv)

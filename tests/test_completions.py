@@ -188,6 +188,16 @@ def test_details_are_null_where_the_server_does_not_say(server, command):
     assert {name: details[name] for name in names} == dict.fromkeys(names)
 
 
+@pytest.mark.parametrize("message", [{}, {"reasoning": "Let me see."}])
+def test_the_cost_that_a_proxy_tells_is_kept(server, command, monkeypatch, message):
+    monkeypatch.setenv("LITELLM_PROXY_API_KEY", "any")
+    told = {"x-litellm-response-cost": "0.5"}
+    server.replies = lambda request: Reply(message=message, headers=told)
+    write_problems(1)
+    assert main(command("--model", "litellm_proxy/scripted")) == 0
+    assert run_file()["totals"]["cost"] == 0.5
+
+
 def test_tokens_without_their_total_count(server, command):
     server.replies = lambda request: Reply(usage={"prompt_tokens": 3, "completion_tokens": 4})
     write_problems(2)

@@ -361,6 +361,8 @@ OF_THE_RUN = [
         "credit used up"),
     row("used up at OpenRouter's key", RUN, error(403, "Key limit exceeded (total limit). Manage it"
         " using https://openrouter.ai/settings/keys"), "403", model=OPENROUTER),
+    row("used up in 200 as text", RUN, Reply(body={"error": "余额不足", "choices": [
+        {"message": {"content": "x"}}]}), "余额不足", "credit used up"),
     row("used up in 200", RUN, Reply(body={"error": {"message": "Insufficient Balance"}}),
         "credit used up"),
     row("used up in 200 by MiniMax", RUN, Reply(body={"choices": None, "base_resp": {
@@ -377,6 +379,7 @@ OF_THE_RUN = [
         "a Retry-After of hours": Reply(status=429, headers={"Retry-After": "20000"}),
         "a Retry-After of a date": Reply(status=503, headers={
             "Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}),
+        "a Retry-After beyond all dates": Reply(status=429, headers={"Retry-After": "1e30"}),
         "a proxy's Retry-After of hours": Reply(status=429, headers={
             "llm_provider-retry-after": "86400"}),
     }.items()),
