@@ -6,7 +6,8 @@
 
     uv run examples/make_benchmark.py mbpp > mbpp.jsonl
 
-mbpp      google-research-datasets/mbpp: the task and the tests that the program should pass
+mbpp      google-research-datasets/mbpp: the task and the tests that the program should pass; also
+          for evalplus/mbppplus: uv run examples/make_benchmark.py mbpp evalplus/mbppplus
 odex      neulab/odex: the intent and the head of the function (--config es, ja, ru: others than en)
 cruxeval  cruxeval-org/cruxeval: the function and an assertion on its output, to be completed
 messages  a dataset, or a JSONL file, whose prompt is a list of chat messages: their texts, without
@@ -24,7 +25,8 @@ from pathlib import Path
 
 
 def mbpp(row: dict) -> str:
-    return "\n".join([row["text"], "Your code should pass these tests:", *row["test_list"]])
+    text = row["text"] if "text" in row else row["prompt"]
+    return "\n".join([text, "Your code should pass these tests:", *row["test_list"]])
 
 
 def odex(row: dict) -> str:
@@ -85,12 +87,12 @@ def main(argv: list[str] | None = None) -> int:
         rows = [
             with_prompt(row, make_prompt(row)) for row in load(dataset, args.config, args.split)
         ]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row, default=str) + "\n" for row in rows)
     except (KeyError, TypeError) as error:
         kind = type(error).__name__
         print(f"{dataset}: not of the shape of {args.benchmark}: {kind}: {error}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"{dataset}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     try:

@@ -133,15 +133,19 @@ def evaluate(path: Path, run_file: Path | None, ks: list[int]) -> list[str]:
     check_complete(answers, path, run, run_file)
     n = answers.total() // len(answers)
     if max(ks) > n:
-        raise DataError(f"{path}: k is {max(ks)}, but each problem has {n} answers")
+        raise DataError(f"{path}: k is {max(ks)}, but problems have {n} answers")
     settings = run.get("settings", {})
     model = ", ".join(settings[name] for name in ("model", "lang") if name in settings)
     cells = [model or path.name, str(len(answers)), str(n)]
     for k in ks:
         estimates = [pass_at_k(n, passed[problem], k) for problem in answers]
         cells.append(percent(estimates))
-    source = f"as {run_file} says" if run_file else "no run file: problems may be missing"
-    print(f"{path}: {len(answers)} problems, {n} answers each; {source}", file=sys.stderr)
+    source = (
+        f"as {run_file} says"
+        if run_file
+        else "no run file: a problem without answers is not noticed"
+    )
+    print(f"{path}: {len(answers)} problems x {n} answers, {source}", file=sys.stderr)
     return cells
 
 

@@ -69,7 +69,7 @@ if [ "${1:-}" = join ]; then
     unfinished=0
     for ((job = 0; job < jobs; job++)); do
         select_job $job
-        ((missing == 0)) || { echo "$output: $missing answers are missing" >&2; unfinished=1; }
+        ((missing <= 0)) || { echo "$output: $missing answers are missing" >&2; unfinished=1; }
     done
     ((unfinished == 0)) || exit 1
     for ((job = 0; job < jobs; job++)); do
@@ -80,6 +80,7 @@ if [ "${1:-}" = join ]; then
         ((part < PARTS - 1)) || ask "$BENCHMARK" "$name.jsonl" http://127.0.0.1:1/v1
     done
 else
+    : "${SLURM_ARRAY_TASK_ID:?is not set: run this with sbatch, or with join}"
     ((SLURM_ARRAY_TASK_ID < jobs)) || { echo "--array is 0-$((jobs - 1)) here" >&2; exit 2; }
     select_job "$SLURM_ARRAY_TASK_ID"
     ((missing > 0)) || exit 0

