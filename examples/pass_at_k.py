@@ -199,8 +199,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         files = zip(args.executed, given, strict=True)
         print_table([head, *(evaluate(path, run_file, args.k) for path, run_file in files)])
-    except (DataError, OSError) as error:
+    except DataError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
 

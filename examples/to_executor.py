@@ -198,8 +198,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         print(convert(args.output, args.format, args.allow_missing))
-    except (DataError, OSError) as error:
+    except DataError as error:
         notify(str(error))
+        return 1
+    except OSError as error:
+        notify(f"{error.filename}: {error.strerror}")
         return 1
     return 0
 

@@ -255,6 +255,8 @@ def test_pass_at_k_is_refused(passed, run, k, line, shown):
 
 def test_the_run_file_can_be_given(shown):
     write_executed("nano", {"a": [True]})
+    assert pass_at("--run-file", "made.json") == 1
+    assert shown() == "made.json: No such file or directory\n"
     Path("made.json").write_text('{"wanted": 2}')
     assert pass_at("--run-file", "made.json") == 1
     assert "1 of 2 answers are missing" in shown()
