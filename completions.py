@@ -15,7 +15,6 @@ Run the same command again to answer what is still missing, or with a higher
 """
 
 import argparse
-import gc
 import hashlib
 import json
 import logging
@@ -23,189 +22,279 @@ import os
 import random
 import re
 import signal
+import ssl
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager, redirect_stderr, suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from threading import Event
+from typing import Any, NoReturn
 
-from bcb_multipl_util import extract_code_from_markdown
+try:
+    from bcb_multipl_util import extract_code_from_markdown
+except ModuleNotFoundError:
+    sys.exit("completions.py needs bcb_multipl_util.py beside it (and PYTHONSAFEPATH not set)")
+
+__version__ = "0.2.0"
+
+# --- messages and secrets ----------------------------------------------------------------------
+
+SECRET_NAME = re.compile(
+    r"(?i)key|token(?!s|iz|_id)|secret|passw|credential|auth(?!or)|cookie|headers"
+)
+PARAM_SECRETS: set[str] = set()  # of all runs; secrets of the environment are looked up each time
+
+
+def redact(text: str) -> str:
+    """Replace secrets, and user, password and query of addresses, by ***."""
+    # Looked up now: litellm loads a .env file into the environment.
+    secrets = {value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    for secret in sorted(secrets | PARAM_SECRETS, key=len, reverse=True):
+        if len(secret) > 5:  # a shorter one protects nothing, and may be part of any word
+            text = text.replace(secret, "***")
+    text = re.sub(r"(\w://)[^\s?#\"']*@", r"\1***@", text)
+    return re.sub(r"(\w://[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
+
+
+def redact_param(value: Any, is_secret: bool = False) -> Any:
+    """Return a JSON value with *** for what stands under the name of a secret; remember that."""
+    if isinstance(value, dict):
+        names = {name: is_secret or bool(SECRET_NAME.search(name)) for name in value}
+        return {name: redact_param(inner, names[name]) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_param(inner, is_secret) for inner in value]
+    if is_secret:
+        PARAM_SECRETS.update([str(value).strip(), *str(value).split()[-1:]])  # "Bearer sk-..."
+        return "***"
+    return redact(value) if isinstance(value, str) else value
 
 
 class CompletionsError(Exception):
-    """What a user can cause or mend, said in one line."""
+    """An error that the user can cause or fix: one line, redacted."""
+
+    def __init__(self, message: str):
+        super().__init__(redact(message))
 
 
 def notify(line: str):
-    """Tell people something, above the progress bar if there is one."""
-    bar = sys.modules.get("tqdm")  # not imported for this: a broken TQDM_... variable prevents it
-    (bar.tqdm.write if bar and sys.stderr.isatty() else print)(line, file=sys.stderr)
+    """Write a line to stderr, redacted, above the progress bar if there is one."""
+    tqdm = sys.modules.get("tqdm")  # not imported here: start-up must not wait for it
+    with suppress(OSError, ValueError):  # a full disk, a closed stream: the run goes on
+        (tqdm.tqdm.write if tqdm else print)(redact(line), file=sys.stderr)
 
 
-def one_line(error: object, length: int = 300) -> str:
-    """The text of an error, shortened between words: half a key would not be masked."""
+def shorten(error: object, length: int = 300) -> str:
+    """Return a text in one line, cut between words: half a key would not be redacted."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= length else text[:length].rpartition(" ")[0] + " [...]"
 
 
-def variables(error: object) -> str:
-    """Name the variables of the environment that an error may come from, where there are any."""
-    words = {n: rf"(?<!\w){re.escape(v)}(?!\w)" for n, v in os.environ.items() if len(v) > 2}
-    held = [n for n, word in words.items() if "_" in n and re.search(word, str(error), re.I)]
-    names = held + [n for n in words if n.lower().endswith("_proxy") and n not in held]
-    return f" (see {', '.join(names)})" if names else ""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, the innermost last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# --- options -----------------------------------------------------------------------------------
+
+OWN_FIELDS = ("response", "program", "details")  # the fields that a record adds to its problem
+RESERVED = {"model", "messages", "temperature", "max_tokens", "top_p", "timeout", "n", "stream"}
+RESERVED |= {"request_timeout", "max_retries", "num_retries", "max_workers"}
+
+
+@dataclass
+class Options:
+    """The options of the command line, with their defaults.
+
+    None for temperature, top_p or max_tokens leaves it out of the requests. Another thread may set
+    the Event stop: the run then saves the answers that have arrived and raises KeyboardInterrupt.
+    """
+
+    model: str
+    benchmark: str
+    temperature: float | None
+    max_tokens: int | None
+    top_p: float | None
+    batch_size: int
+    lang: str
+    output_path: str
+    num_samples: int = 1
+    limit: int | None = None
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    prompt_column: str = "prompt"
+    concurrent_batches: int = 1
+    timeout: float = 600
+    max_retries: int = 5
+    param: dict = field(default_factory=dict)
+    details: bool = False
+    stop: Event | None = None
+
+    def __post_init__(self):
+        self.param = dict(self.param)
+        redact_param(self.param)  # from now on also where an error repeats a secret
+        if reserved := RESERVED & self.param.keys():
+            raise CompletionsError(f"--param {min(reserved)} cannot be passed on: see the options")
+        if self.prompt_column in OWN_FIELDS:
+            raise CompletionsError(f"--prompt-column cannot be {self.prompt_column}: overwritten")
+        if self.num_samples > 1 and "seed" in self.param:
+            raise CompletionsError("--param seed makes all samples of a problem the same: omit it")
+        if self.model.startswith("vllm/") and self.concurrent_batches > 1:
+            raise CompletionsError("vllm/ cannot take --concurrent-batches; hosted_vllm/ can")
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are sent at once, at most."""
+        return self.batch_size * self.concurrent_batches
 
 
 # --- the benchmark -----------------------------------------------------------------------------
 
-# What may be a dataset's name. All else is plainly a path: a typo in it must not go to the Hub.
-HUB_NAME = re.compile(
-    r"(?i)(?!.*\.(jsonl?|ndjson|txt|[ct]sv|parquet|arrow|zip|gz|bz2|xz|zst)$)\w[\w.-]*(/[\w.-]+)?$"
-)
-BOM = b"\xef\xbb\xbf"
-# How a file begins that is not JSON Lines, and what it then is.
-BEGINNINGS = {
-    **{b"[": "an ordinary JSON array", b"{": "JSON spread over lines", b"<": "HTML or XML"},
-    **{b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b"\x1f\x8b": "gzip without .gz"},
-    **{b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"": "a table or text"},
-}
+# A dataset's name. All else is a path, and so is what ends in a file extension: a typo in it must
+# not go to the Hub.
+HUB_NAME = re.compile(r"(?!.*\.[a-zA-Z]\w*$)\w[\w.-]*(/[\w.-]+)?$")
+
+
+class Benchmark(list):
+    """The problems of a benchmark, and the commit that they are of, if it is on the Hub."""
+
+    commit: str | None = None
 
 
 def load_benchmark(
-    benchmark: str, *, config=None, split="test", revision=None, prompt_column="prompt", source=None
-) -> list[dict]:
+    benchmark: str, *, config=None, split="test", revision=None, prompt_column="prompt"
+) -> Benchmark:
     """Load the problems of a JSONL file or its address, of a folder, or of a dataset of the Hub.
 
-    Each row is what `json.loads` makes of its line, or `to_list()` of the dataset, but for what
-    strict JSON lacks: see as_json. Notes the commit of a dataset of the Hub in the dict source.
-    Raises CompletionsError, naming line or row and field, for what is no JSON or lacks a prompt.
+    A row is what `json.loads` or the dataset's `to_list()` returns, converted by as_json. Raises
+    CompletionsError for what cannot be read, and for a row without a prompt.
     """
     path = os.path.expanduser(benchmark)
-    folder = os.path.isdir(path) and os.path.abspath(path) != os.sep
-    if folder or (HUB_NAME.match(benchmark) and not os.path.exists(path)):
-        rows = load_dataset(path, config, split, revision, {} if source is None else source)
+    if os.path.isdir(path) or (HUB_NAME.match(path) and not os.path.exists(path)):
+        problems = load_dataset(path, config, split, revision)
     elif config or revision:
-        raise CompletionsError(f"--config and --revision are for datasets; {benchmark} is a file")
+        raise CompletionsError(f"--config and --revision are for datasets; {path} is a file")
     else:
-        rows = read_jsonl(path)
-    if not rows:
-        raise CompletionsError(f"{benchmark} is empty: it holds no problem")
-    if lost := [name for name in OURS[:2] if any(name in row for row in rows)]:
-        notify(f"the benchmark has {' and '.join(lost)}: overwritten in the output")
-    return [checked_row(number, row, prompt_column) for number, row in enumerate(rows, 1)]
+        problems = read_jsonl(path)
+    if not problems:
+        raise CompletionsError(f"{path} is empty: it holds no problem")
+    if own := [name for name in OWN_FIELDS if any(name in row for row in problems)]:
+        notify(f"overwritten in the output (details: with --details only): {', '.join(own)}")
+    for number, row in enumerate(problems, 1):
+        check_row(row, number, prompt_column)
+    return problems
 
 
-def read_jsonl(path: str) -> list[dict]:
-    """List the objects on a file's lines: json parses them, for pandas alone would change some."""
+def read_jsonl(path: str) -> Benchmark:
+    """Read the objects on a file's lines: pandas opens it, json parses it without any change."""
     import pandas
 
-    text: dict = {"encoding": "utf-8", "encoding_errors": "surrogateescape"}
     try:
-        with pandas.read_json(path, lines=True, chunksize=1, **text) as reader:
-            content = reader.data.read().encode("utf-8", "surrogateescape").removeprefix(BOM)
+        with pandas.read_json(
+            path, lines=True, chunksize=1, encoding="utf-8", encoding_errors="surrogateescape"
+        ) as reader:
+            content = reader.data.read().encode("utf-8", "surrogateescape")
     except FileNotFoundError:
         raise CompletionsError(f"no such benchmark file: {path!r}") from None
     except Exception as error:  # each compression and each kind of address has errors of its own
-        raise CompletionsError(f"cannot read {path}: {one_line(error)}") from None
-    kind = next(kind for start, kind in BEGINNINGS.items() if content.startswith(start))
-    repair = f"this looks like {kind}; write one JSON object a line (README, Benchmarks)"
-    rows: list[dict] = []
-    for n, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            rows.append(parse_object(line, f"{path}:{n}", "mend that line" if rows else repair))
-    if len(rows) == 1 and rows[0] and all(isinstance(v, dict | list) for v in rows[0].values()):
-        raise CompletionsError(f"{path}: one JSON object over all; write its values, one a line")
-    return rows
+        raise CompletionsError(f"cannot read {path}: {shorten(error)}") from None
+    lines = enumerate(content.split(b"\n"), 1)
+    return Benchmark(parse_object(line, f"{path}:{n}") for n, line in lines if line.strip())
 
 
-def parse_object(line: bytes, place: str, repair: str) -> dict:
-    """Parse a line that holds one JSON object; raises CompletionsError, naming the place."""
+def parse_object(line: bytes, place: str) -> dict:
+    """Parse a line that holds one JSON object; raises CompletionsError with place and line."""
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
+        row = json.loads(line.decode("utf-8-sig"), parse_constant=lambda name: None)
         problem = "" if isinstance(row, dict) else "not a JSON object"
     except (ValueError, RecursionError) as error:
-        problem = f"not valid JSON: {one_line(error).replace('line 1 ', '')}"
+        problem = f"not valid JSON: {shorten(error).replace('line 1 ', '')}"
     if problem:
-        raise CompletionsError(f"{place}: {problem}; {repair}")
+        start = line[:40].decode("utf-8", "backslashreplace")
+        raise CompletionsError(f"{place}: {problem}; one object a line is needed, not {start!r}")
     return row
 
 
-def load_dataset(name: str, config, split: str, revision, source: dict) -> list[dict]:
-    """Load a dataset of the Hugging Face Hub, or of a folder; a passing failure is tried again."""
+def load_dataset(name: str, config, split: str, revision) -> Benchmark:
+    """Load a dataset of the Hugging Face Hub, or of a folder."""
     import datasets
 
     datasets.disable_progress_bars()
-    if os.path.isdir(name):
-        name = os.path.abspath(name)
-    else:
-        source["commit"] = commit_on_hub(name, revision)
-        revision = source["commit"] or revision
-    for _ in range(2):
-        try:
-            return datasets.load_dataset(name, config, split=split, revision=revision).to_list()
-        except Exception as error:  # its errors share no class
-            vague = isinstance(error, datasets.exceptions.DatasetGenerationError)
-            why = one_line(error.__cause__ if vague else error, 150)
-            if getattr(getattr(error, "response", 0), "status_code", 0) < 500:
-                break
-    check = "check name (no file here has it), network, --config, --split, HF_TOKEN if private"
-    raise CompletionsError(f"cannot load {name!r}: {why}; {check}; else write JSONL")
-
-
-def commit_on_hub(name: str, revision: str | None) -> str | None:
-    """The commit of a dataset's branch or tag; None if the Hub does not say."""
-    import datasets
-    import huggingface_hub
-
+    is_folder = os.path.isdir(name)
     try:
-        return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=10).sha
-    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError):
-        return None  # what is wrong datasets will say
-    except Exception:  # out of reach: datasets would try for 23 seconds, its cache serves at once
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
-        return None
+        path = os.path.abspath(name) if is_folder else name
+        builder = datasets.load_dataset_builder(path, config, revision=revision)
+        builder.download_and_prepare()
+        rows = Benchmark(builder.as_dataset(split).to_list())
+    except Exception as error:  # its errors share no class
+        cause = next((e for e in causes(error) if hasattr(e, "response")), error.__cause__ or error)
+        fix = "check the name, the network, --config, --split, and HF_TOKEN if it is not public"
+        if getattr(getattr(cause, "response", None), "status_code", None) in (401, 403):
+            fix = "check the name, and HF_TOKEN: an expired one is refused for public datasets too"
+        elif isinstance(cause, OSError) and cause.filename:
+            fix = "if that is the cache, set HF_HOME to a folder that can be written"
+        raise CompletionsError(f"cannot load {name!r}: {shorten(cause, 1000)}; {fix}") from None
+    rows.commit = None if is_folder else builder.hash
+    return rows
 
 
-def checked_row(number: int, row: dict, prompt_column: str) -> dict:
-    """The row as JSON can hold it, once it has a prompt that can be sent."""
+def check_row(row: dict, number: int, prompt_column: str):
+    """Convert the fields of a row by as_json; raises CompletionsError if it cannot be sent."""
     prompt = row.get(prompt_column)
     if not isinstance(prompt, str) or not prompt.strip():
         why = f"row {number} has no text in {prompt_column!r}; choose another --prompt-column of"
-        raise CompletionsError(f"{why} {one_line(', '.join(row) or 'none', 200)}")
+        raise CompletionsError(f"{why} {shorten(', '.join(row) or 'none', 200)}")
     if re.search("[\ud800-\udfff]", prompt):
-        raise CompletionsError(f"row {number}: half a surrogate pair in the prompt; mend the row")
+        raise CompletionsError(f"row {number}: half a surrogate pair in the prompt; fix the row")
     for name, value in row.items():
         try:
             row[name] = as_json(value)
-        except (AttributeError, TypeError, RecursionError) as error:
-            raise CompletionsError(f"row {number}, field {name!r}: not JSON: {error}") from None
-    return row
+        except AttributeError as error:
+            why = f"row {number}, field {name!r}: JSON has no type {type(error.obj).__name__}"
+            raise CompletionsError(f"{why}; write JSONL without that column") from None
 
 
 def as_json(value: Any) -> Any:
-    """A value as strict JSON can hold it: a date or time as ISO 8601 text, NaN as None.
+    """Convert a value to what strict JSON can hold: dates to ISO 8601 text, NaN to None.
+
+    Raises AttributeError for what is neither JSON nor a date or time.
 
     >>> as_json({"born": datetime(1815, 12, 10), "score": float("nan")})
     {'born': '1815-12-10T00:00:00', 'score': None}
     """
     text = json.dumps(value, default=lambda date: date.isoformat())
-    return json.loads(text, parse_constant=lambda _: None)
+    return json.loads(text, parse_constant=lambda name: None)
 
 
-# --- problems, prompts and batches -------------------------------------------------------------
+def problem_key(row: dict) -> bytes:
+    """Return what identifies a problem: a hash of all its fields except OWN_FIELDS."""
+    content = {name: row[name] for name in row if name not in OWN_FIELDS}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
-OURS = ("response", "program", "details")  # the fields of a record that are not the problem's
+
+def unanswered(problems: list, keys: list, answered: Counter, num_samples: int) -> list[dict]:
+    """List the problems that lack answers, all first samples before any second one."""
+    records, todo = answered.copy(), []
+    for problem, key in zip(problems * num_samples, keys * num_samples, strict=True):
+        if records[key]:
+            records[key] -= 1
+        else:
+            todo.append(problem)
+    if surplus := sum(records[key] for key in set(keys)):
+        notify(f"{surplus} records more than --num-samples {num_samples} asks for")
+    return todo
 
 
 def batches(items: Iterable, batch_size: int, *, progress: bool = True) -> Generator[list]:
@@ -231,792 +320,603 @@ def make_prompt(item: dict, lang: str, prompt_column: str = "prompt") -> list[di
     return [{"role": "user", "content": content}]
 
 
-def content_key(row: dict) -> bytes:
-    """What a problem is known by: a hash of all its fields but `response`, `program`, `details`."""
-    content = {name: row[name] for name in row if name not in OURS}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
-
-
-def unanswered(problems: list[dict], keys: list[bytes], answered: Counter, num_samples: int):
-    """List the problems that lack answers, all first samples before any second one."""
-    wanted, todo = Counter[bytes](), []
-    for _ in range(num_samples):
-        for problem, key in zip(problems, keys, strict=False):
-            wanted[key] += 1
-            if wanted[key] > answered[key]:
-                todo.append(problem)
-    return todo
-
-
-# --- the output file and what stands beside it -------------------------------------------------
+# --- the output, and the run file beside it ----------------------------------------------------
 
 
 class Output:
-    """The JSONL file that a run appends to, locked until it is closed, however that comes."""
+    """The JSONL file that a run appends to, locked until it is closed."""
 
-    def __init__(self, path: str, benchmark: str):
+    def __init__(self, path: str):
         import filelock
 
         self.path = Path(path).expanduser()
-        if self.path.resolve() == Path(benchmark).expanduser().resolve():
-            raise CompletionsError(f"cannot write to {path}: it is the benchmark")
-        if path.endswith(("/", os.sep)) or (self.path.exists() and not self.path.is_file()):
-            raise CompletionsError(f"cannot write to {path}: name a regular file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        # Resolved once: a symbolic link may point elsewhere by the end of the run.
+        self.path = self.path.resolve()
+        if not self.path.is_file():
+            raise CompletionsError(f"cannot write to {path}: it is not a regular file")
         try:
             if not filelock.lock_descriptor(self.file.fileno(), blocking=False):
                 raise CompletionsError(f"{path} is in use by another run; wait for it or stop it")
         except OSError:
             notify("this file system has no locks: start no second run on the same output")
 
-    def answered(self, keys: list[bytes]) -> Counter[bytes]:
-        """Count the records of each problem; raises CompletionsError at a line that is none."""
+    def count_answers(self, problems: list[dict], keys: list[bytes]) -> Counter[bytes]:
+        """Count the records of each problem; raises CompletionsError at any other line."""
         answered = Counter(dict.fromkeys(keys, 0))
-        self.size = self.empty = self.without_program = 0  # of the whole records
+        self.size = 0  # of the whole records, in bytes
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, 1):
+                if is_torn(line):
+                    break
                 if line.strip():
                     place = f"{self.path}:{number}"
-                    row = record_on(line, place)
-                    if row is None:
-                        break
-                    if (key := content_key(row)) not in answered or "response" not in row:
-                        other = "not a record of this benchmark; choose another --output-path"
-                        raise CompletionsError(f"{place}: {other}")
+                    record = parse_object(line, place)
+                    key = problem_key(record)
+                    if key not in answered or "response" not in record:
+                        differ = ", ".join((record.keys() ^ problems[0].keys()) - {*OWN_FIELDS})
+                        why = f"not a record of this benchmark (fields that differ: {differ})"
+                        raise CompletionsError(f"{place}: {why}; choose another --output-path")
                     answered[key] += 1
-                    self.empty += not row["response"]
-                    self.without_program += row.get("program") is None
                 self.size += len(line)
         self.answers = answered.total()
         return answered
 
-    def cut_torn_line(self):
-        """Leave the file at whole records only, ready for the next one."""
+    def truncate_torn_line(self):
+        """Leave only whole records in the file, ready for the next one."""
         if torn := self.file.seek(0, os.SEEK_END) - self.size:
-            notify(f"{self.path}: cut off a torn last line of {torn} bytes")
+            notify(f"{self.path}: truncated a torn last line of {torn} bytes")
             self.file.truncate(self.size)
         self.file.seek(max(0, self.size - 1))
         if self.file.read(1) not in (b"", b"\n"):
-            self.append(b"\n")
+            self.append([b"\n"])
 
-    def append(self, lines: bytes):
-        """Write whole lines and have the disk keep them; where they do not fit, none of them."""
-        rest, end = memoryview(lines), self.file.seek(0, os.SEEK_END)
+    def append(self, lines: Iterable[bytes]):
+        """Write whole lines and sync them to disk; raises CompletionsError if they are not there.
+
+        Where the disk is full, the lines that fit stay; the next run truncates a torn one.
+        """
+        rest = data = b"".join(lines)
         try:
             while rest:
                 rest = rest[self.file.write(rest) :]
-            os.fsync(self.file.fileno())
-        except OSError:
-            self.file.truncate(end)
-            raise
+            if data:
+                os.fsync(self.file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        self.size += len(data)
+        in_place = self.path.exists() and os.path.samefile(self.path, self.file.fileno())
+        if not in_place or self.path.stat().st_size < self.size:
+            raise CompletionsError(f"{self.path} was removed, replaced or emptied during the run")
 
 
-def record_on(line: bytes, place: str) -> dict | None:
-    """The record on a line; None for a part of one, or zeros, as a crash leaves at the end."""
-    try:
-        return parse_object(line.removeprefix(BOM), place, "mend or remove that line")
-    except CompletionsError:
-        if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in b"{":
-            raise
-        return None
+def is_torn(line: bytes) -> bool:
+    """Whether a line is part of a record, or zeros, as a crash leaves at the end of a file."""
+    if line.endswith(b"\n") or line.lstrip(b"\0")[:1] not in (b"", b"{"):
+        return False
+    with suppress(ValueError):
+        json.loads(line)
+        return False
+    return True
 
 
 SAMPLING = ("model", "temperature", "max_tokens", "top_p")
 SETTINGS = (*SAMPLING, "lang", "prompt_column", "param")  # what an answer depends on
+# Parameters that it does not depend on: where the server is, and how it is reached.
+CONNECTION = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
 TOKENS = ("prompt_tokens", "completion_tokens", "reasoning_tokens")
 COUNTS = ("requests", *TOKENS, "truncated", "empty", "without_program")
-SUMMARY = """of the answers {truncated} cut off, {empty} empty, {without_program} without a program
-{prompt_tokens:,} tokens in, {completion_tokens:,} out ({reasoning_tokens:,} for reasoning)"""
-LOG_LINE = 60  # seconds between two lines in a log file
-# Where the server is and how it is reached: a run may go on elsewhere with the same answers.
-WHEREABOUTS = re.compile(r"(api|aws|azure|vertex)_|base_url$|organization$|(extra_)?headers$")
 
 
-class Run:
-    """What made an output, in `<output-path>.run.json`, and what becomes of it, on stderr."""
+def provenance(options: Options, problems: Benchmark, keys: list[bytes]) -> dict:
+    """Return what the run file says of how answers are made, without secrets."""
+    source = {name: getattr(options, name) for name in ("config", "split", "revision")}
+    benchmark = {"name": str(options.benchmark), **source, "commit": problems.commit}
+    benchmark |= {"problems": len(problems), "sha256": hashlib.sha256(b"".join(keys)).hexdigest()}
+    versions = {"completions": __version__, "python": sys.version.split()[0]}
+    versions |= {name: version(name) for name in ("litellm", "datasets")}
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    return redact_param({"settings": settings, "benchmark": benchmark, "versions": versions})
 
-    def __init__(self, output: Output, made: dict, wanted: int, missing: int):
-        """Go on from the file of earlier runs; raise CompletionsError on other settings."""
-        from tqdm import tqdm
 
+class RunFile:
+    """Provenance of the output, and the totals of all its runs: `<output-path>.run.json`."""
+
+    def __init__(self, output: Output, provenance: dict, wanted: int):
+        """Continue the file of earlier runs; raises CompletionsError on other settings."""
         self.path = Path(f"{output.path}.run.json")
-        self.content = {"started": utc_now(), **self.earlier(made["settings"], output.answers)}
-        self.content |= made
-        self.totals = dict.fromkeys(COUNTS, 0) | {"cost": None} | self.content.get("totals", {})
-        self.totals |= {"empty": output.empty, "without_program": output.without_program}
-        self.totals["requests"] = max(self.totals["requests"], output.answers)  # after a kill
-        self.content["answers"] = output.answers
-        self.wanted, self.missing = wanted, missing
-        self.failures: dict[str, list[Failure]] = {}
-        self.began = self.drawn = self.saved = time.monotonic()
-        self.stage, self.taken, self.new, self.busy = "loading litellm", 0, 0, 0.0
-        look: dict = {"bar_format": "{percentage:3.0f}%|{bar}| {desc}", "dynamic_ncols": True}
-        self.bar = tqdm(total=wanted, disable=not sys.stderr.isatty(), **look)
+        earlier = self.load(provenance["settings"]) if output.answers else {}
+        self.totals = dict.fromkeys(COUNTS, 0) | {"cost": None} | earlier.get("totals", {})
+        self.content = {
+            **provenance,
+            "started": earlier.get("started") or utc_now(),
+            "finished": None,
+            "wanted": wanted,
+            "answers": output.answers,
+            "totals": self.totals,
+        }
+        self.save()
 
-    def earlier(self, settings: dict, answers: int) -> dict:
-        """The content of the file of earlier runs, if it is their answers that this one goes on."""
-        if not self.path.exists():
-            if answers:
-                notify(f"resuming {answers} answers made with unknown settings: no {self.path}")
-            return {"answers_of_unknown_settings": answers} if answers else {}
-        repair = "remove it, and the output resumes with unknown settings"
-        content = self.path.read_bytes().replace(b"\n", b" ")
-        earlier = parse_object(content, str(self.path), repair)
+    def load(self, settings: dict) -> dict:
+        """Return the content that earlier runs left, provided that they had the same settings."""
+        if not os.path.lexists(self.path):
+            notify(f"resuming answers made with unknown settings: there is no {self.path}")
+            return {}
         try:
-            changes = differences(earlier["settings"], settings)
-            sum(number or 0 for number in earlier["totals"].values())
-        except (LookupError, TypeError, AttributeError):
-            raise CompletionsError(f"{self.path} is not as runs write it; {repair}") from None
-        if changes and answers:
-            begun = f"{self.path.stem.removesuffix('.run')} was begun with {' and '.join(changes)}"
-            raise CompletionsError(f"{begun}; choose another --output-path")
-        return {} if changes or (earlier.get("answers") and not answers) else earlier
+            content = json.loads(self.path.read_bytes() if self.path.is_file() else "")
+            sum(number or 0 for number in content["totals"].values())
+            # Each parameter is compared by its own name.
+            old, new = ({**s, **s["param"], "param": 0} for s in (content["settings"], settings))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            fix = "remove it, and the output resumes with unknown settings"
+            raise CompletionsError(f"{self.path} is not as runs write it; {fix}") from None
+        for name in old | new:
+            if old.get(name) != new.get(name) and not CONNECTION.match(name):
+                change = f"{name} {json.dumps(old.get(name))}, not {json.dumps(new.get(name))}"
+                raise CompletionsError(f"{self.path} has {change}; choose another --output-path")
+        return content
 
-    def save(self, *, finished: bool = False):
+    def add(self, results: list):
+        """Add results to the totals, and save these once a second."""
+        self.totals["requests"] += len(results)
+        for result in results:
+            self.content["answers"] += bool(result.line)
+            for name, number in result.usage.items():
+                if number is not None:
+                    self.totals[name] = (self.totals[name] or 0) + number
+        if time.monotonic() - self.saved > 1:
+            with suppress(OSError):  # it can be saved later
+                self.save()
+
+    def save(self):
         """Replace the file atomically: a reader sees the old or the new one, never a part."""
-        self.content |= {"totals": self.totals, "finished": utc_now() if finished else None}
         draft = Path(f"{self.path}.tmp")
-        draft.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
+        draft.unlink(missing_ok=True)
+        with open(draft, "x", encoding="utf-8") as file:  # x: through no link
+            file.write(json.dumps(self.content, indent=2) + "\n")
         draft.replace(self.path)
         self.saved = time.monotonic()
 
-    def count(self, outcomes: list):
-        """Add up what came of requests; save it once a second, or later if it cannot be now."""
-        for outcome in outcomes:
-            if outcome.concerns != ANSWERED:
-                self.failures.setdefault(outcome.kind, []).append(outcome)
-                continue
-            self.missing, self.new = self.missing - 1, self.new + 1
-            self.content["answers"] += 1
-            self.busy += outcome.seconds
-            for name in filter(outcome.counts.get, outcome.counts):
-                self.totals[name] = (self.totals.get(name) or 0) + outcome.counts[name]
-        if time.monotonic() - self.saved > 1:
-            with suppress(OSError):
-                self.save()
-
-    def draw(self, *, last: bool = False):
-        """Draw the bar, whose clock runs, twice a second; in a log file write a line a minute."""
-        terminal, now = sys.stderr.isatty(), time.monotonic()
-        if last or now - self.drawn > (0.5 if terminal else LOG_LINE):
-            self.drawn, self.bar.n = now, self.wanted - self.missing
-            self.bar.set_description_str(self.state())
-            if not (terminal or last):
-                notify(self.state())
-
-    def close(self):
-        """Draw the bar and save the totals for the last time."""
-        self.draw(last=True)
-        self.bar.close()
+    def close(self, *, finished: bool):
+        """Save the totals for the last time, and when the last problem was answered."""
+        self.content["finished"] = utc_now() if finished else None
         try:
-            self.save(finished=not self.missing)
+            self.save()
         except OSError as error:
             notify(f"{self.path} is not up to date: {error.strerror}")
-
-    def state(self) -> str:
-        """What stands beside the bar, what matters most first: a narrow terminal cuts the end."""
-        elapsed, cost = time.monotonic() - self.began, self.totals["cost"]
-        failed = sum(map(len, self.failures.values()))
-        parts = [f"{self.wanted - self.missing}/{self.wanted} answers", f"{failed} failed"]
-        parts += [] if cost is None else [f"${cost:.4f}"]
-        left = in_words(self.missing * elapsed / self.new) + " left" if self.new else ""
-        parts += [left, f"{60 * self.new / elapsed:.0f}/min"] if left else [in_words(elapsed)]
-        return ", ".join([*parts, self.stage or f"{self.taken - self.new - failed} under way"])
-
-    def conclude(self, end: str, options: argparse.Namespace):
-        """Print what the run came to and what would mend it; raise CompletionsError if it ended."""
-        totals, elapsed = self.totals, time.monotonic() - self.began
-        answered = f"{self.wanted - self.missing} of {self.wanted} answered"
-        cost = "cost unknown" if totals["cost"] is None else f"${totals['cost']:.4f}"
-        if self.new or not end:
-            notify(f"{answered} in {in_words(elapsed)}; {SUMMARY.format(**totals)}, {cost}")
-        for hint in self.hints(elapsed, options):
-            notify(hint)
-        for kind, (example, *others) in self.failures.items():
-            if example.text not in end:
-                notify(f"{1 + len(others)} failed: {kind}: {example.text}; {example.repair}")
-        if end:
-            raise CompletionsError(f"{end} ({answered})")
-        if self.missing:
-            again = "run the same command again to retry them"
-            notify(f"{self.missing} of {self.wanted} have no answer; {again}")
-
-    def hints(self, elapsed: float, options: argparse.Namespace) -> Iterator[str]:
-        """Yield what the next run could do better."""
-        cut_off = self.totals["truncated"] / max(1, self.content["answers"])
-        if cut_off > 0.01:
-            full = 2 * self.totals.get("context_full", 0) > self.totals["truncated"]
-            longer = "the model's context is full before that, so serve a longer one"
-            repair = longer if full else "raise it, on another output"
-            yield f"{cut_off:.1%} cut off at --max-tokens {options.max_tokens}: {repair}"
-        if alone := self.totals.get("reasoning_only"):
-            yield f"{alone} with reasoning only: see the server's reasoning parser, --max-tokens"
-        in_flight = options.batch_size * options.concurrent_batches
-        if options.batch_size > 1 and elapsed > 60 and 0 < 2 * self.busy / in_flight < elapsed:
-            quick = f"--batch-size 1 --concurrent-batches {in_flight}"
-            yield f"{quick} would take about {in_words(self.busy / in_flight)}"
-
-
-def in_words(seconds: float) -> str:
-    """A time as people say it: "40 s", "3 min", "2.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def description(options: argparse.Namespace, source: dict, keys: list[bytes]) -> dict:
-    """What the run file says of how an output is made, the same for the same command."""
-    sha256 = hashlib.sha256(b"".join(keys)).hexdigest()
-    versions = {name: version(name) for name in ("litellm", "datasets")}
-    return {
-        "settings": {name: getattr(options, name) for name in SETTINGS},
-        "benchmark": {**source, "problems": len(keys), "sha256": sha256},
-        "versions": {"python": sys.version.split()[0], **versions},
-    }
+# --- progress and summary ----------------------------------------------------------------------
+
+SUMMARY = """{truncated} truncated, {empty} empty, {without_program} without a program
+{prompt_tokens:,} tokens in, {completion_tokens:,} out ({reasoning_tokens:,} for reasoning)"""
+LINE_EVERY = 60  # seconds, where there is no bar
 
 
-def differences(earlier: dict, later: dict) -> list[str]:
-    """Say in words which settings differ, parameters one by one: "temperature 0.2, not 0.8"."""
-    old, new = ({**settings, **settings["param"]} for settings in (earlier, later))
-    return [
-        f"{name} {json.dumps(old.get(name))}, not {json.dumps(new.get(name))}"
-        for name in old | new
-        if name != "param" and not WHEREABOUTS.match(name) and old.get(name) != new.get(name)
-    ]
+class Progress:
+    """What people see of a run on stderr: a bar or a line a minute, then a summary."""
+
+    def __init__(self, wanted: int, missing: int, totals: dict):
+        from tqdm import tqdm
+
+        self.wanted, self.missing, self.totals = wanted, missing, totals
+        self.failed = Counter[int | str]()  # by status
+        self.examples: dict[int | str, str] = {}
+        self.started = self.last_line = time.monotonic()
+        width = 0
+        with suppress(OSError, ValueError):  # no terminal
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+        done = wanted - missing
+        self.bar = tqdm(
+            total=wanted, initial=done, dynamic_ncols=True, miniters=0, disable=not width
+        )
+        self.bar.smoothing = 0  # answers arrive in bursts
+
+    def update(self, results: list):
+        """Count results; redraw the bar, or write a line if a minute has passed."""
+        answers = [result for result in results if result.line]
+        self.missing -= len(answers)
+        for failure in (result for result in results if not result.line):
+            if failure.status not in self.examples:
+                self.examples[failure.status] = str(failure)
+                if failure.retry:
+                    notify(f"retrying {failure}")
+            if not failure.retry:
+                self.failed[failure.status] += 1
+        with suppress(OSError, ValueError):  # a terminal that is gone: the run goes on
+            self.bar.set_postfix_str(f"{self.failed.total()} failed, {self.cost()}", refresh=False)
+            self.bar.update(len(answers))
+        if self.bar.disable and time.monotonic() - self.last_line > LINE_EVERY:
+            self.last_line = time.monotonic()
+            notify(self.state())
+
+    def cost(self) -> str:
+        cost = self.totals["cost"]
+        return "cost unknown" if cost is None else f"${cost:.4f}"
+
+    def state(self) -> str:
+        elapsed = self.bar.format_interval(time.monotonic() - self.started)
+        answered = f"{self.wanted - self.missing} of {self.wanted} answered in {elapsed}"
+        return f"{answered}, {self.failed.total()} failed, {self.cost()}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """Print the summary; error is what ended the run, if anything did."""
+        self.bar.close()
+        notify(self.state())
+        if self.missing < self.wanted:
+            notify(SUMMARY.format(**self.totals))
+        for status, example in self.examples.items():
+            if self.failed[status] and redact(example) not in str(error):
+                notify(f"{self.failed[status]} failed: {example}")
+        if self.missing and not error:
+            can_retry = TRANSIENT & self.failed.keys()
+            advice = "run the same command again to retry them" if can_retry else "all rejected"
+            notify(f"{self.missing} have no answer; {advice}")
 
 
-# --- what nobody may read ----------------------------------------------------------------------
+# --- answers and failures ----------------------------------------------------------------------
 
-SECRET = re.compile(
-    r"(?i)^(?!(max|min|stop)_).*(key|secret|passw|passphrase|credential|cookie|bearer|header"
-    r"|auth(?!or\b)|token(?!s|iz)|_(pass|pwd|pat)$)"
+# The status of a failure is that of its HTTP response, or one of these where there is none.
+NOT_SENT, UNREACHABLE, NO_RESPONSE = "not sent", "no connection", "no response"
+CERTIFICATE, UNFORESEEN = "certificate not trusted", "unforeseen"
+# A transient failure is retried, a fatal one ends the run, and any other one is a rejection.
+TRANSIENT = {UNREACHABLE, NO_RESPONSE, 408, 409, 424, 425, 429, 498, 499}
+TRANSIENT |= {*range(200, 300), *range(500, 1000)}
+FATAL = {NOT_SENT, CERTIFICATE, 401, 402, 404, *range(300, 400)}
+FIXES: dict[int | str, str] = {
+    UNREACHABLE: "is the server up, and its address right (http or https)?",
+    NO_RESPONSE: "see the server's log, or raise --timeout",
+    CERTIFICATE: "name the file of its authority in SSL_CERT_FILE",
+    **dict.fromkeys(range(300, 400), "it redirects there: set that by --param api_base=ADDRESS"),
+    401: "check the key: {key}, or --param api_key=KEY",
+    402: "add to the account's balance, credit or quota",
+    403: "check what the key and the account may do, or whether it refuses this content",
+    404: "check --model (provider/name) and the address",
+    413: "the prompt is too long for this server",
+    429: "send fewer at once (--batch-size, --concurrent-batches), or check the quota",
+}
+FIX_REQUEST = "fix what it names; --temperature none, --top-p none, --max-tokens none omit these"
+# A finish_reason that says that generation broke off. Those of filters litellm turns into one.
+BROKEN_OFF = re.compile(
+    r'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:error|abort|cancel|fail|insufficient)\w*)'
 )
-
-
-class Masked:
-    """A stream for people that shows no key, and cannot fail: a run needs nobody to read it."""
-
-    def __init__(self, stream: Any, param: dict):
-        self.stream = stream
-        self.secrets: set[str] = set()  # found by the name they stand under, whatever they are
-        self.settings(param)
-
-    def settings(self, value: Any, name: str = "") -> Any:
-        """A copy of a JSON value with *** for what is secret by its name, hidden from now on."""
-        secret = SECRET.search(name)
-        if isinstance(value, list | tuple):
-            return [self.settings(inner, name) for inner in value]
-        if isinstance(value, dict):
-            return {key: self.settings(v, name if secret else key) for key, v in value.items()}
-        if secret and value and value is not True:  # a switch is no secret
-            self.secrets |= {str(value), *str(value).split()[-1:]}
-            return "***"
-        if isinstance(value, str):
-            self.secrets |= set(re.findall(r"://[^\s?#:]*:([^\s?#]+)@", value))  # a password
-            return self.text(value)
-        return value
-
-    def text(self, text: str) -> str:
-        """The text with *** for keys, and for user, password and query of addresses."""
-        text = re.sub(r"(\b\w+://)[^\s?#\"']*@", r"\1***@", text)
-        text = re.sub(r"(/[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
-        # Now, not when the run began: litellm loads keys from a .env file. One of less than six
-        # characters protects nothing, and hidden wherever it stands it would garble the text.
-        named = {v for k, v in os.environ.items() if SECRET.search(k) and len(v) > 5}
-        for secret in sorted(named | self.secrets, key=len, reverse=True):
-            for shape in {secret.strip(), json.dumps(secret)[1:-1]} - {""}:
-                bound = r"\b" if len(shape) < 6 else ""
-                text = re.sub(bound + re.escape(shape) + bound, "***", text)
-        return text
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # full, or closed at the other end
-            self.stream.write(self.text(text))
-            self.stream.flush()
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-@contextmanager
-def told(param: dict, output_path: str) -> Iterator[Masked]:
-    """Hide keys in what people are told, and have whatever ends the block be a CompletionsError."""
-    masked = Masked(sys.stderr, param)
-    try:
-        with redirect_stderr(masked):  # type: ignore[type-var]
-            yield masked
-    except Exception as error:
-        line = str(error)
-        if isinstance(error, OSError):
-            place, reason = error.filename or output_path, error.strerror or error
-            line = f"cannot write to {place}: {reason}; mend that, and run the same command again"
-        elif isinstance(error, ModuleNotFoundError):
-            line = f"{error}; `uv run completions.py` installs what it needs"
-        elif not isinstance(error, CompletionsError):
-            file, number, *_ = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__}: {one_line(error)}, {Path(file).name}:{number}"
-            line = f"unforeseen: {what}; install or mend what it names{variables(error)}"
-        raise CompletionsError(masked.text(line)) from None
-
-
-# --- failures ----------------------------------------------------------------------------------
-
-RUN, PROBLEM, PASSING, ANSWERED = "the whole run", "one problem", "passing", "answered"
-# Words that tell a kind whatever the status: providers agree on no other sign of it.
-BLOCKED = (
-    r"content.?(policy|filter|management|moderation|safety)|moderat(ion|ed)|flagged|guardrail"
-    r"|safety|recitation|block.?list|prohibited.content|spii|refus(al|ed to)|(policy|terms).violat"
-    r"|(sensitive|inappropriate|harmful|unsafe|disallowed).{0,30}(content|information|word|text)"
-    r"|(in|out)put.{0,10}sensitive|sensitive$|(content|considered).{0,15}risk"
-    r"|敏感|违规|不安全|不当内容"
-)
-MONEY = (
-    r"\b(balances?|credits?|billing|recharge|top.?up|payments?|unpaid|invoices?|arrear\w*|overdue"
-    r"|funds|pre.?paid|(usage|spend\w*|monthly|hard).(limits?|cap)|good standing)\b"
-    r"|(insufficient|current|no).{0,15}quota|quota.{0,15}(used up|not enough)|key limit"
-    r"|free.{0,15}(quota|tier).{0,40}(exceeded|exhausted)"
-    r"|(over|exceeded|crossed)( \w+)? budget|budget.{0,20}exceeded|cr[ée]dito?s?\b|saldo|\bsolde"
-    r"|guthaben|paiement|pagamento|zahlung|баланс|средств|余额|余額|欠费|充值|额度|残高|잔액"
-)
-# A finish_reason that says that the answer is no whole one.
-NO_WHOLE = re.compile(
-    r"(?i)error|abort|fail|cancel|interrupt|insufficient|unavailable|overload|network|timeout"
-    rf"|malformed|unexpected|{BLOCKED}"
-)
-COMES_BACK = (
-    r"rate.?limit(?!\w*error)|per.?(minute|second|min\b)|\b[rt]pm\b"
-    r"|(again|retry|wait)\w* (in|after|for)\b"
-)
-KEY = (
-    r"api.?key|credential|authenti|authoriz|no connected db|(invalid|expired|missing).{0,20}token"
-    r"|(organi[sz]ation|account|user|terms).{0,40}(verified|disabled|restricted|suspended|supported"
-    r"|acceptance)"
-)
-# The kinds of failure: the first row that fits "STATUS text", where STATUS is 0 if none came, and
-# local if nothing was sent, says what it is, what it concerns, and how to mend it.
-# fmt: off
-FAILURES = (
-    ("timeout", PASSING, r"408|0 ReadTimeout", "raise --timeout, or lower --max-tokens"),
-    ("no answer", PASSING, r"409|424|425|498|499|[5-9]", "see the server's log"),
-    ("blocked by the provider", PROBLEM, rf"[24](?!29).*({BLOCKED})", "it refuses this content"),
-    ("credit used up", RUN, rf"402|[24](?!.*({COMES_BACK})).*({MONEY})",
-     "add to the account's balance, credit or quota"),
-    ("redirect", RUN, r"3", "give the address that it names: --param api_base=..."),
-    ("rate limit", PASSING, r"429.*(cool.?down|no deployments|overload|capacity)",
-     "the servers behind that address are down or busy: see its log"),
-    ("max_tokens refused", RUN, r"(4|local).*(max.tokens.*(not support|unsupported|instead)"
-     r"|(not support|unsupported|unrecogni).*max.tokens)",
-     "--max-tokens none --param max_completion_tokens=5000"),
-    ("too long", PROBLEM, r"413|429.*request too large|4(00|22).*(too (long|large|many tokens)"
-     r"|context.{0,5}(length|window|size)"
-     r"|(tokens?|len|length)\b.{0,60}(exceed|limit|max|range|less than|longer than)"
-     r"|(exceed|limit|max|range|longer than|up to|at most).{0,60}(tokens?|len|length)\b)",
-     "prompt and --max-tokens are too long for this model, at least together: lower --max-tokens"),
-    ("rate limit", PASSING, r"429", "ask for fewer at once: --batch-size, --concurrent-batches"),
-    ("sampling refused", RUN, r"(4|local).*\b(temperature|top.p)\b",
-     "try --temperature none --top-p none (some models want one of the two)"),
-    ("parameter refused", RUN, r"(4|local).*(unknown|unsupported|unrecogni|unexpected|extra).{0,30}"
-     r"(param|argument|input|field)", "mend or leave it out{param}"),
-    ("unknown model", RUN, r"404|405|410|(4|local).*((no such|invalid|unknown|not a valid) model"
-     r"|llm provider not|model.{0,60}(not (found|exist|available|valid)|unknown"
-     r"|invalid(?! (request|argument|param)))|模型不)",
-     "check --model (provider/name) and the address"),
-    ("wrong key", RUN, rf"40[137]|(4|local).*({KEY})",
-     "check the provider's key (such as OPENAI_API_KEY) and what it may use"),
-    ("certificate", RUN, r"0 .*(certificate|wrong version number|record layer)",
-     "name its authority's file in SSL_CERT_FILE; or is the address http://, not https://?"),
-    ("no connection", PASSING, r"0 (Connect|Proxy)",
-     "is the server up, the address right, and http://, not https://, if it wants that?"),
-    ("no answer", PASSING, r"[02]", "see the server's log"),
-    ("refused", PROBLEM, r"4", "see --model, --max-tokens and --param"),
-    ("not sent", RUN, r"local", "mend what it names{param}"),
-)
-# fmt: on
 
 
 class NoAnswer(Exception):
-    """What came in place of an answer: a status, 0 where there is none, a text, and headers."""
+    """Raised in place of a response that is not a whole answer, or of none."""
 
-    def __init__(self, status: int, text: str, headers: Any = None):
-        # A body of some MB takes long to search. Half a word may be half a key.
-        text = text if len(text) < 10_000 else re.sub(r"\S+$", "", text[:10_000])
-        super().__init__(readable(text))
-        self.status, self.headers = status, headers or {}
-
-
-class Failure:
-    """Why a problem has no answer: `kind` to count it, `text` to read it, `repair` to mend it."""
-
-    line = b""
-
-    def __init__(self, problem: dict, error: Exception, options: argparse.Namespace, came: bool):
-        *_, last = chain = list(causes(error))
-        sent = next((e for e in chain if isinstance(e, NoAnswer)), None)
-        # What litellm raises of its own accord it can only say of an answer, once one came.
-        status = sent.status if sent else 200 if came else "local"
-        self.problem, self.text = problem, one_line(sent or last).rstrip(".")
-        # What a server repeats of the prompt, and an address, may hold telling words too.
-        said, prompt = (
-            re.sub(r"(\\+[nrt]|[\\'\"_\s])+|\w+://\S+", " ", text)
-            for text in (str(sent or last), problem[options.prompt_column].strip())
-        )
-        signature = f"{status} {said.replace(prompt, '') if len(prompt) > 20 else said}"
-        row = next(row for row in FAILURES if re.match(row[2], signature, re.I))
-        self.label, self.concerns, _, repair = row
-        self.kind = f"{status} {self.label}" if sent and status else self.label
-        given = ", ".join(f"{name}={value}" for name, value in options.param.items())
-        self.repair = repair.format(param=f" (given: {one_line(given)})" if given else "")
-        self.retry_after = retry_after(sent.headers) if sent else 0.0
-        if self.label == "no connection" and not (came or options.resumed):
-            self.concerns = RUN  # a forgotten server
-        elif self.concerns == PASSING and self.retry_after > 3600:
-            back = datetime.now() + timedelta(seconds=self.retry_after)
-            self.concerns, self.repair = RUN, f"it asks to wait until {back:%Y-%m-%d %H:%M}"
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
+    def __init__(self, status: int | str, text: str, address: str = "", headers: Any = None):
+        where = f"{status} at {address}" if address else status
+        super().__init__(f"{where}: {shorten(error_text(text)).rstrip('.')}")
+        self.status, self.retry_after = status, 0.0
+        headers = headers or {}
+        with suppress(TypeError, ValueError):  # there is none, or a date
+            asked = headers.get("retry-after") or headers.get("llm_provider-retry-after")
+            self.retry_after = float(asked)
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, the innermost last."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def error_text(body: str) -> str:
+    """Return the texts in an error's JSON, whatever its form; else the body without HTML tags."""
+    with suppress(ValueError, RecursionError):
+        texts = dict.fromkeys(texts_in(json.loads(body)))
+        return ", ".join(texts) or body
+    return re.sub(r"(?s)<(style|script).*?</\1>|<[^<>]*>", " ", body)
 
 
-def readable(body: str) -> str:
-    """The texts in an error's JSON, whatever its form; else the body without its HTML tags."""
-    if body.strip()[:1] not in ("{", "["):
-        return re.sub(r"<[^<>]*>", " ", body)
-    texts = re.findall(r'("(?:[^"\\]|\\.)*")(\s*:)?', body)
-    with suppress(ValueError):
-        return ", ".join(dict.fromkeys(json.loads(text) for text, key in texts if not key)) or body
-    return body
-
-
-def retry_after(headers: Any) -> float:
-    """Seconds that a Retry-After asks to wait, or a proxy's llm_provider-retry-after; else 0."""
-    asked = next((v for k, v in headers.items() if k.lower().endswith("retry-after")), "")
-    seconds = 0.0
-    with suppress(ValueError, OverflowError):
-        seconds = parsedate_to_datetime(asked).timestamp() - time.time()
-    with suppress(ValueError):
-        seconds = float(asked) - (time.time() if float(asked) > 1e9 else 0)
-    return min(max(0.0, seconds), 1e9)
-
-
-def pause(attempt: int, failures: list[Failure]) -> float:
-    """Seconds before the next try: about 1, 2, 4 ... 60, or what the server asks for."""
-    # Most limits are per minute. Jitter keeps clients from coming back together.
-    first = 4 if any(f.label == "rate limit" and not f.retry_after for f in failures) else 1
-    backoff = min(60, first * 2 ** (attempt - 1)) * random.uniform(0.75, 1)
-    asked = max(failure.retry_after for failure in failures)
-    return max(backoff, asked + random.random() / 4 if asked else 0)
-
-
-# --- asking ------------------------------------------------------------------------------------
-
-
-class Transport:
-    """Carries the requests of litellm, for every provider, and says itself what went wrong.
-
-    litellm's own errors differ by provider; what is raised here stays in the chain of their causes,
-    and where nothing of here is in it, nothing was sent. It also keeps connections open, bounds a
-    request as a whole, and follows no redirect of a POST, which would lose the prompt.
-    """
-
-    def __init__(self, options: argparse.Namespace):
-        import httpx
-        from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
-
-        security = get_ssl_configuration()
-        self.client = lambda: httpx.Client(verify=security)
-        # Each is used by one thread at a time: a pool that many share looks at all its connections
-        # for each request, and now and then closes one as stale just when another thread took it.
-        self.idle = [self.client()]
-        self.options, self.answered = options, False
-
-    def handle_request(self, request: Any) -> Any:
-        """Send a request and receive the whole answer; raises NoAnswer for what is none."""
-        import httpx
-
-        refuse_other_host(str(request.url), self.options)
-        request.extensions["timeout"]["connect"] = min(10, self.options.timeout)
-        end, body = time.monotonic() + 3 * self.options.timeout, bytearray()
-        try:
-            client = self.idle.pop()
-        except IndexError:
-            client = self.client()
-        try:
-            with closing(client.send(request, stream=True)) as response:
-                for piece in response.iter_raw():
-                    body += piece
-                    if time.monotonic() > end:
-                        raise httpx.ReadTimeout("no whole answer in three times --timeout")
-            headers = response.headers
-            whole = httpx.Response(response.status_code, headers=headers, content=bytes(body))
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError):
-            raise  # nothing was sent
-        except httpx.RequestError as error:
-            *_, cause = causes(error)
-            text = f"{type(error).__name__} at {request.url}: {one_line(cause)}"
-            raise NoAnswer(0, text + variables(text)) from error
-        finally:
-            self.idle.append(client)
-        if request.method == "POST":
-            whole, self.answered = checked(request.url.path, whole), True
-        return whole
-
-    def close(self):
-        """Stay open: clients of litellm come and go."""
-
-
-def refuse_other_host(url: str, options: argparse.Namespace):
-    """Raise where a server of one's own has no address: litellm then asks OpenAI instead."""
-    provider = options.model.partition("/")[0]
-    given = {name: str(value) for name, value in {**os.environ, **options.param}.items()}
-    openai = [value for name, value in given.items() if "OPENAI" in name and "://" in value]
-    own = tuple(v for name, v in given.items() if "OPENAI" not in name and "://" in v)
-    other = url.startswith(("https://api.openai.com", *openai)) and not url.startswith(own)
-    if other and "/" in options.model and "openai" not in provider.split("-"):
-        repair = f"set {provider.upper()}_API_BASE, or --param api_base=ADDRESS"
-        raise CompletionsError(f"{provider}/ has no address, all would go to OpenAI: {repair}")
-
-
-def checked(path: str, response: Any) -> Any:
-    """The response, in OpenAI's form with its content as one text; NoAnswer if it is no answer."""
-    status, headers, body = response.status_code, response.headers, response.content
-    text = body.decode("utf-8", "replace").strip() or "an empty body"
-    if status >= 300:
-        where = headers.get("location")
-        raise NoAnswer(status, f"redirected to {where}" if where else text, headers)
-    is_chat = path.endswith("/chat/completions")
-    reasons = re.findall(r'(?i)reason"\s*:\s*"(\w+)"', text)  # whatever a provider calls it
-    if reason := next(filter(NO_WHOLE.search, reasons), None):
-        raise NoAnswer(status, f"finish_reason {reason}", headers)
-    try:
-        payload = json.loads(body)
-        choice = payload["choices"][0] if is_chat else {"message": {}}
-        message, error = choice["message"], payload.get("error") or choice.get("error")
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(parts := message.get("content"), list):
-            message["content"] = joined(parts, "text")
-            reasoning = joined(parts, "thinking") or reasoning
-        if isinstance(parts, list) or (reasoning and not message.get("reasoning_content")):
-            message["reasoning_content"] = reasoning
-            kept = {name: v for name, v in headers.items() if not name.startswith("content-")}
-            response = type(response)(status, headers=kept, json=payload)
-        content, refusal = message.get("content"), message.get("refusal")
-        error = error or (not content and refusal and f"refusal: {refusal}")
-        if not error and isinstance(content, str | None):
-            return response
-        error = error or "content that is no text"
-        text = error if isinstance(error, str) else json.dumps(error)
-    except ValueError:  # half an answer? The words of a model tell no kind of failure
-        text = "broken JSON" if text.startswith(("{", "data:")) else text
-    except (LookupError, TypeError, AttributeError, RecursionError):
-        pass  # it has another form
-    raise NoAnswer(status, text, headers)
-
-
-def joined(parts: list, kind: str) -> str:
-    """The texts of one kind in a message whose content is a list of parts."""
-    parts = [{"text": part} if isinstance(part, str) else part for part in parts]
-    found = (part.get(kind) for part in parts if isinstance(part, dict))
-    return "".join(joined(x, "text") if isinstance(x, list) else x or "" for x in found)
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts in a JSON value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
 
 
 class Answer:
-    """A line of the output, and what it adds to the totals."""
+    """A record, as a line of the output, and what it adds to the totals."""
 
-    kind = concerns = ANSWERED
+    retry = False
 
-    def __init__(self, problem: dict, response: Any, options: argparse.Namespace):
+    def __init__(self, problem: dict, response: Any, options: Options):
         choice, usage = response.choices[0], getattr(response, "usage", None)
         usage = usage if getattr(usage, "prompt_tokens", 0) else None  # litellm makes up zeros
         of_completion = getattr(usage, "completion_tokens_details", None)
+        milliseconds = getattr(response, "_response_ms", None) or 0
         details = {
             "finish_reason": choice.finish_reason,
             "reasoning": getattr(choice.message, "reasoning_content", None),
-            **{name: getattr(usage, name, None) for name in TOKENS[:2]},
+            "prompt_tokens": getattr(usage, "prompt_tokens", None),
+            "completion_tokens": getattr(usage, "completion_tokens", None),
             "reasoning_tokens": getattr(of_completion, "reasoning_tokens", None),
             "cost": getattr(response, "_hidden_params", {}).get("response_cost"),
-            "seconds": (getattr(response, "_response_ms", None) or 0) / 1000 or None,
+            # Not above 0 where the clock was set back.
+            "seconds": milliseconds / 1000 if milliseconds > 0 else None,
         }
-        text, self.seconds = choice.message.content or "", details["seconds"] or 0
+        text = choice.message.content or ""
         program = extract_code_from_markdown(text, options.lang)
         record = {**problem, "response": text, "program": program}
-        record |= {"details": details} if options.details else {}
+        if options.details:
+            record["details"] = details
         self.line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        cut_off, used = choice.finish_reason == "length", details["completion_tokens"]
-        self.counts = {name: details[name] for name in (*TOKENS, "cost")} | {
-            "truncated": cut_off,
-            "context_full": cut_off and bool(used) and used < (options.max_tokens or 0),
-            "reasoning_only": not text and bool(details["reasoning"]),
-            "empty": not text,
-            "without_program": program is None,
-        }
+        self.usage = {name: details[name] for name in (*TOKENS, "cost")}
+        self.usage["truncated"] = choice.finish_reason == "length"
+        self.usage["empty"] = not text
+        self.usage["without_program"] = program is None
 
 
-def outcome(problem: dict, response: Any, options: argparse.Namespace, came: bool) -> Any:
-    """An Answer or a Failure; came: whether the server ever sent an answer."""
-    if not isinstance(response, Exception) and response.choices:
-        return Answer(problem, response, options)
-    error = response if isinstance(response, Exception) else NoAnswer(200, "no choices")
-    return Failure(problem, error, options, came)
+class Failure:
+    """Why a problem has no answer, how to fix that, and whether to retry."""
+
+    line, usage = b"", dict[str, Any]()  # what it adds to the output and to the totals
+
+    def __init__(self, problem: dict, attempt: int, error: NoAnswer, options: Options):
+        self.problem, self.attempt, self.error = problem, attempt, error
+        self.status, self.retry_after = error.status, error.retry_after
+        self.transient = self.status in TRANSIENT
+        self.fatal = self.status in FATAL or (self.transient and self.retry_after > 3600)
+        self.retry = self.transient and not self.fatal and attempt <= options.max_retries
+        provider, slash, _ = options.model.partition("/")
+        self.key_name = f"{provider.upper() if slash else 'OPENAI'}_API_KEY"
+
+    def __str__(self) -> str:
+        fix = FIXES.get(self.status, "see the server's log" if self.transient else FIX_REQUEST)
+        if self.fatal and self.transient:
+            fix = f"it asks to wait for {self.retry_after / 3600:.1f} hours"
+        return f"{self.error}; {fix.format(key=self.key_name)}"
 
 
-def connect(options: argparse.Namespace):
-    """Import litellm over our Transport, with no word of its own and no request for prices."""
+# --- requests ----------------------------------------------------------------------------------
+
+
+class Transport:
+    """Sends the HTTP requests of litellm, for every provider; raises NoAnswer.
+
+    litellm's own errors differ by provider. A NoAnswer stays in the chain of their causes; an error
+    without one was raised by litellm itself.
+    """
+
+    def __init__(self):
+        import httpx
+        from litellm.llms.custom_httpx.http_handler import get_ssl_configuration
+
+        self.new_client = partial(httpx.Client, verify=get_ssl_configuration())
+        # One is used by one thread at a time: a pool that threads share may close a connection as
+        # stale when another thread has just taken it.
+        self.idle = [self.new_client()]
+        self.answered = False  # whether any whole answer has come
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request and return the whole response; raises NoAnswer for what is none."""
+        import httpx
+
+        address = str(request.url).partition("?")[0]
+        timeout = request.extensions["timeout"]
+        timeout["connect"] = min(10, timeout["connect"] or 10)
+        try:
+            client = self.idle.pop()
+        except IndexError:
+            client = self.new_client()
+        try:
+            response = client.send(request)
+        except httpx.RequestError as error:
+            *_, cause = causes(error)
+            status = UNREACHABLE if isinstance(error, httpx.ConnectError) else NO_RESPONSE
+            if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+                status = NOT_SENT
+            elif isinstance(cause, ssl.SSLCertVerificationError):
+                status = CERTIFICATE
+            raise NoAnswer(status, f"{type(error).__name__}: {cause}", address) from error
+        self.idle.append(client)
+        if request.method == "POST":
+            response = raise_for_no_answer(response, address)
+            self.answered = True
+        return response
+
+    def close(self):
+        """Stay open: litellm closes its clients now and then."""
+
+
+def raise_for_no_answer(response: Any, address: str) -> Any:
+    """Return the response, its content as one text; raises NoAnswer if it is not a whole answer."""
+    status, headers = response.status_code, response.headers
+    text = response.text.strip() or "an empty body"
+    if status >= 300:
+        raise NoAnswer(status, headers.get("location") or text, address, headers)
+    if broken_off := BROKEN_OFF.search(text):
+        raise NoAnswer(status, f"finish_reason {broken_off[1]}", address, headers)
+    with suppress(ValueError, LookupError, TypeError, AttributeError):  # it has another form
+        payload = response.json()
+        message = payload["choices"][0]["message"] if address.endswith("/chat/completions") else {}
+        if isinstance(parts := message.get("content"), list):
+            response = join_parts(response, payload, message, parts)
+        content, refusal = message.get("content"), message.get("refusal")
+        error = payload.get("error") or (refusal and not content and f"refusal: {refusal}")
+        if isinstance(content, str | None) and not error:
+            return response
+        text = json.dumps(error or payload)
+    raise NoAnswer(status, text, address, headers)
+
+
+def join_parts(response: Any, payload: dict, message: dict, parts: list) -> Any:
+    """Return the response with its content as one text: litellm reads no parts."""
+    message["content"] = "".join(part.get("text", "") for part in parts)
+    thinking = [inner for part in parts for inner in part.get("thinking", [])]
+    message["reasoning_content"] = "".join(part.get("text", "") for part in thinking) or None
+    headers = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
+    return type(response)(response.status_code, headers=headers, json=payload)
+
+
+def connect(options: Options, in_flight: int) -> Transport:
+    """Import litellm with a Transport, silent, and without its request for prices.
+
+    Raises CompletionsError where the first request could not be sent, or would be sent to OpenAI.
+    """
+    raise_open_file_limit(64 + 4 * in_flight)  # connections, and event loops of litellm
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LOGGING_EXECUTOR_MAX_PENDING_TASKS", "0")  # a tenth of its CPU time
-    logging.getLogger("LiteLLM").disabled = True
-    gc.disable()  # 0.3 to 0.7 s of the import would go into looking for garbage
-    try:
-        import httpx
-        import litellm
+    import httpx
+    import litellm
 
-        gc.freeze()  # what was imported stays, and need not be looked at again
-    finally:
-        gc.enable()
+    logging.getLogger("LiteLLM").disabled = True
     litellm.suppress_debug_info = True
     litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
-    litellm.sync_transport = Transport(options)
-    litellm.client_session = httpx.Client(transport=litellm.sync_transport)
+    litellm.sync_transport = transport = Transport()
+    litellm.client_session = httpx.Client(transport=transport)
+    require_api_base(options.model, options.param)
+    return transport
 
 
-class Requests:
-    """Batches under way, each in a thread that has its answers on disk before it takes the next."""
+def require_api_base(model: str, param: dict):
+    """Raise CompletionsError if litellm would send requests meant for another server to OpenAI."""
+    import litellm
 
-    def __init__(self, output: Output, run: Run, options: argparse.Namespace):
-        self.output, self.run, self.options = output, run, options
-        self.arrived: SimpleQueue = SimpleQueue()
-        self.taking, self.keeping = threading.Lock(), threading.Lock()  # batches, answers
-        self.ended, self.end = threading.Event(), ""
-        self.first: list = []  # what came of the first batches, ten requests
-        self.in_a_row = self.next_notice = 0.0
-
-    def perform(self, batches: Iterator[list[dict]]):
-        """Ask for all batches until done or ended; keep what has arrived, whatever ends it."""
-        concurrency = self.options.concurrent_batches
-        pool = ThreadPoolExecutor(concurrency)
-        try:
-            self.wait_for({pool.submit(connect, self.options)})
-            self.run.stage = ""
-            self.wait_for({pool.submit(self.work_off, batches) for _ in range(concurrency)})
-        except BaseException:
-            self.ended.set()
-            self.keep([])
-            with self.keeping:
-                self.output.file.close()  # what comes now comes too late
-            raise
-
-    def wait_for(self, jobs: set):
-        """Draw the bar until all jobs are done; raise what one raised, and KeyboardInterrupt."""
-        while jobs:
-            done, jobs = wait(jobs, timeout=0.1, return_when=FIRST_EXCEPTION)
-            for job in done:
-                job.result()
-            self.run.draw()
-            if self.options.stop and self.options.stop.is_set():
-                raise KeyboardInterrupt
-
-    def work_off(self, batches: Iterator[list[dict]]):
-        """Take one batch after another until none is left."""
-        while not self.ended.is_set():
-            with self.taking:
-                batch, first = next(batches, []), self.run.taken < 10
-                self.run.taken += len(batch)
-            if not batch:
-                return
-            self.work(batch, first)
-
-    def work(self, batch: list[dict], first: bool):
-        """Ask for a batch, and after a pause again for what failed for a passing reason."""
-        for attempt in count(1):
-            outcomes = self.ask(batch)
-            last = attempt > self.options.max_retries
-            again = [o for o in outcomes if o.concerns == PASSING and not last]
-            self.keep([o for o in outcomes if o not in again], first)
-            delay = pause(attempt, again) if again else 0
-            if delay >= 5 and time.monotonic() > self.next_notice:
-                self.next_notice = time.monotonic() + 30
-                notify(f"waiting {delay:.0f} s before try {attempt + 1}: {again[0]}")
-            if not again or self.ended.wait(delay):
-                return
-            batch = [outcome.problem for outcome in again]
-
-    def ask(self, batch: list[dict]) -> list:
-        """Make one batch request; return what came of each problem."""
-        import litellm
-
-        o = self.options
-        request = {name: getattr(o, name) for name in (*SAMPLING, "timeout")}
-        messages = [make_prompt(problem, o.lang, o.prompt_column) for problem in batch]
-        request |= {"messages": messages, "max_workers": len(batch), "max_retries": 0, **o.param}
-        with self.taking:
-            self.run.totals["requests"] += len(batch)
-        try:
-            responses = litellm.batch_completion(**request)
-        except Exception as error:  # vllm/ raises instead of returning exceptions
-            responses = [error] * len(batch)
-        came = litellm.sync_transport.answered
-        return [outcome(p, r, o, came) for p, r in zip(batch, responses, strict=True)]
-
-    def keep(self, outcomes: list, first: bool = False):
-        """Have outcomes kept, with all that arrived meanwhile: one fsync serves many threads."""
-        self.arrived.put(outcomes)
-        with self.keeping:
-            if self.output.file.closed:
-                return
-            arrived = [o for _ in range(self.arrived.qsize()) for o in self.arrived.get()]
-            self.output.append(b"".join(outcome.line for outcome in arrived))
-            self.run.count(arrived)
-            for outcome in arrived:
-                self.judge(outcome)
-            self.first += outcomes if first else []
-            alike = len({outcome.kind for outcome in self.first}) == 1
-            if alike and len(self.first) >= 10 and not self.run.content["answers"]:
-                self.finish(self.first[0], "all requests fail alike: ")
-
-    def judge(self, outcome: Any):
-        """End the run at a failure that concerns all of it, or when the server is gone."""
-        if outcome.concerns == ANSWERED:
-            self.in_a_row = 0
-        elif outcome.concerns == RUN:
-            self.finish(outcome)
-        elif outcome.concerns == PASSING:
-            self.in_a_row += 1
-            if self.in_a_row >= 10:
-                self.finish(outcome, "ten requests in a row, each tried again, got no answer: ")
-
-    def finish(self, failure: Any, why: str = ""):
-        self.end = self.end or f"{why}{failure}; {failure.repair}"
-        self.ended.set()
+    given = param.get("api_base") or param.get("base_url")
+    with suppress(litellm.BadRequestError):  # an unknown provider: told by the first request
+        _, provider, _, base = litellm.get_llm_provider(model, api_base=given)
+        if not base and provider in {*litellm.openai_compatible_providers, "custom_openai"}:
+            variable = f"{provider.upper()}_API_BASE"
+            raise CompletionsError(f"{provider}/ needs {variable} or --param api_base=ADDRESS")
 
 
-def fit_open_files(o: argparse.Namespace):
-    """Allow as many open files as can be, and have no more under way than these suffice for."""
+def raise_open_file_limit(needed: int):
+    """Allow so many open files; raises CompletionsError if the system does not."""
     with suppress(ImportError):  # Windows
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = max(soft, min(hard % 2**63, 10_240))  # all that macOS gives, says "unlimited"
-        with suppress(ValueError, OSError):  # it cannot be raised
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**63
-        allowed = max(1, (files - 64) // 4)  # a connection, and an event loop of litellm
-        if o.batch_size * o.concurrent_batches > allowed:
-            o.batch_size = min(o.batch_size, allowed)
-            o.concurrent_batches = allowed // o.batch_size
-            allow = f"--batch-size {o.batch_size} --concurrent-batches {o.concurrent_batches}"
-            notify(f"{files} open files (ulimit -n) allow {allow}, no more")
+        if needed > hard != resource.RLIM_INFINITY:
+            fix = "lower --concurrent-batches or --batch-size"
+            raise CompletionsError(f"{hard} open files (ulimit -n) do not suffice; {fix}")
+        if needed > soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class CircuitBreaker:
+    """Decides when going on is useless; `reason` then says why."""
+
+    def __init__(self, answers: int, limit: int):
+        self.answers, self.limit = answers, limit  # in the output; failures in a row
+        self.in_a_row, self.reason = 0, ""
+
+    def record(self, result: Any):
+        if result.line:
+            self.answers, self.in_a_row = self.answers + 1, 0
+        elif result.fatal or (result.status == UNREACHABLE and not self.answers):
+            result.retry = False
+            self.reason = self.reason or str(result)
+        elif not result.retry and (result.transient or not self.answers):
+            self.in_a_row += 1
+            if self.in_a_row >= self.limit:
+                why = f"{self.in_a_row} requests in a row got no answer: {result}"
+                self.reason = self.reason or why
+
+
+@dataclass
+class Batch:
+    """Problems to send at once, after a delay in seconds."""
+
+    problems: list[dict]
+    attempt: int = 1
+    delay: float = 0
+
+
+def complete(todo: list[dict], options: Options, answers: int, transport: Any) -> Iterator[list]:
+    """Request all problems in batches; yield the results that have arrived, [] while none has.
+
+    The next batch is sent when the caller, having saved the results, asks for more. Raises
+    CompletionsError when going on is useless, and KeyboardInterrupt when options.stop is set.
+    """
+    waiting = map(Batch, batches(todo, options.batch_size, progress=False))
+    breaker = CircuitBreaker(answers, max(10, options.in_flight))
+    ended = Event()
+    pool = ThreadPoolExecutor(options.concurrent_batches)
+
+    def submit(batch: Batch) -> Future:
+        return pool.submit(send_batch, batch, options, transport, ended)
+
+    jobs = {submit(batch) for batch in islice(waiting, options.concurrent_batches)}
+    try:
+        while jobs:
+            done, jobs = wait(jobs, timeout=0.25, return_when=FIRST_COMPLETED)
+            arrived = [job.result() for job in done]
+            for result in chain.from_iterable(arrived):
+                breaker.record(result)
+            yield list(chain.from_iterable(arrived))
+            if options.stop and options.stop.is_set():
+                raise KeyboardInterrupt
+            if breaker.reason:
+                ended.set()
+            for results in arrived:
+                batch = retry_batch(results) or next(waiting, None)
+                if batch and not ended.is_set():
+                    jobs.add(submit(batch))
+    finally:
+        ended.set()
+    if breaker.reason:
+        raise CompletionsError(breaker.reason)
+
+
+def retry_batch(results: list) -> Batch | None:
+    """Return what to send again, after its backoff; None if there is nothing."""
+    failures = [result for result in results if result.retry]
+    if not failures:
+        return None
+    attempt, problems = failures[0].attempt, [failure.problem for failure in failures]
+    retry_after = max(failure.retry_after for failure in failures)
+    return Batch(problems, attempt + 1, backoff(attempt, retry_after))
+
+
+def backoff(attempt: int, retry_after: float) -> float:
+    """Return the seconds before the next attempt: about 2, 4, 8 ... 60, or what the server asks."""
+    # Most limits are per minute. Jitter keeps clients from coming back together.
+    return max(min(60, 2**attempt) * random.uniform(0.75, 1), retry_after + random.random() / 4)
+
+
+def send_batch(batch: Batch, options: Options, transport: Transport, ended: Event) -> list:
+    """Make one batch request, after its delay; return an Answer or a Failure of each problem."""
+    import litellm
+
+    if ended.wait(batch.delay):
+        return []
+    prompts = [make_prompt(row, options.lang, options.prompt_column) for row in batch.problems]
+    request = {name: getattr(options, name) for name in (*SAMPLING, "timeout")}
+    try:
+        responses = litellm.batch_completion(
+            messages=prompts, max_workers=len(prompts), max_retries=0, **request, **options.param
+        )
+    except Exception as error:  # vllm/ raises instead of returning exceptions
+        responses = [error] * len(prompts)
+    results: list[Answer | Failure] = []
+    for problem, response in zip(batch.problems, responses, strict=True):
+        try:
+            raise_for_exception(response, transport)
+            results.append(Answer(problem, response, options))
+        except NoAnswer as error:
+            results.append(Failure(problem, batch.attempt, error, options))
+        except Exception as error:  # the other answers of the batch are not lost by it
+            unforeseen = NoAnswer(UNFORESEEN, describe(error))
+            results.append(Failure(problem, batch.attempt, unforeseen, options))
+    return results
+
+
+def raise_for_exception(response: Any, transport: Transport):
+    """Raise NoAnswer for an exception of batch_completion, and for what litellm calls filtered."""
+    if isinstance(response, Exception):
+        for error in causes(response):
+            if isinstance(error, NoAnswer):
+                raise error
+        # Raised by litellm itself; once an answer has come, it is another answer it cannot read.
+        raise NoAnswer(200 if transport.answered else NOT_SENT, str(error))
+    if not response.choices or response.choices[0].finish_reason == "content_filter":
+        raise NoAnswer(200, "finish_reason content_filter, or no choices")
 
 
 # --- the program -------------------------------------------------------------------------------
@@ -1027,57 +927,60 @@ def main_with_args(
 ) -> int:
     """Ask for every answer that the output lacks, append each, return how many are still missing.
 
-    The parameters are the options of the command line, with their types and defaults, param as a
-    dict; None for temperature, top_p or max_tokens sends none. Raises CompletionsError where the
-    run cannot begin or go on, and KeyboardInterrupt on Ctrl-C or when another thread sets stop, an
-    Event; every answer that came is on disk then.
+    The parameters are those of Options. Raises CompletionsError if the run cannot begin or go on.
     """
-    given = locals()
-    o = checked_options(**given.pop("others"), **given)
-    with told(o.param, o.output_path) as masked:
-        where = {name: getattr(o, name) for name in ("config", "split", "revision")}
-        source = {"name": o.benchmark, **where}
-        problems = load_benchmark(
-            o.benchmark, **where, prompt_column=o.prompt_column, source=source
-        )
-        keys = [content_key(problem) for problem in problems]
-        output = Output(o.output_path, o.benchmark)
-        with output.file:
-            todo = unanswered(problems[: o.limit], keys, output.answered(keys), o.num_samples)
-            o.resumed = output.answers > 0
-            made = masked.settings(description(o, source, keys))
-            run = Run(output, made, len(problems[: o.limit]) * o.num_samples, len(todo))
-            output.cut_torn_line()
-            requests = Requests(output, run, o)
-            with closing(run):
-                run.save()
-                if todo:
-                    fit_open_files(o)
-                    requests.perform(batches(todo, o.batch_size, progress=False))
-        run.conclude(requests.end, o)
-        return run.missing
+    options = Options(
+        model, benchmark, temperature, max_tokens, top_p, batch_size, lang, output_path, **others
+    )
+    source = {name: getattr(options, name) for name in ("config", "split", "revision")}
+    problems = load_benchmark(benchmark, **source, prompt_column=options.prompt_column)
+    keys = [problem_key(problem) for problem in problems]
+    output = Output(output_path)
+    with output.file:
+        answered = output.count_answers(problems, keys)
+        samples = options.num_samples
+        todo = unanswered(problems[: options.limit], keys[: options.limit], answered, samples)
+        wanted = samples * len(problems[: options.limit])
+        run_file = RunFile(output, provenance(options, problems, keys), wanted)
+        output.truncate_torn_line()
+        transport = connect(options, min(options.in_flight, len(todo))) if todo else None
+        with Progress(wanted, len(todo), run_file.totals) as progress:
+            try:
+                for results in complete(todo, options, output.answers, transport):
+                    output.append(result.line for result in results)
+                    run_file.add(results)
+                    progress.update(results)
+            finally:
+                run_file.close(finished=not progress.missing)
+    return progress.missing
 
 
 # --- the command line --------------------------------------------------------------------------
 
-USAGE = """completions.py --model MODEL --benchmark BENCHMARK --lang LANG \\
-           --output-path FILE [option ...]"""
 EXIT_CODES = """\
 The key of an API comes from the environment, such as OPENAI_API_KEY.
 Exit codes: 0 every problem answered, 1 some unanswered or the run could not go
 on, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
 
 
-def number(kind: Callable, least: float, most: float, *, none: bool = False) -> Callable:
-    """Make a parser of an option: an int or a float within two bounds."""
+def not_blank(value: str) -> str:
+    """Parse an option that is a text."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("it is blank; is a variable of the shell not set?")
+    return value
 
-    def parse(value: object) -> Any:
-        if none and str(value).lower() == "none":
+
+def number(kind: Callable, least: float, most: float, *, none: bool = False) -> Callable:
+    """Make a parser of an option: an int or a float within two bounds, or none."""
+
+    def parse(value: str) -> Any:
+        if none and value.lower() == "none":
             return None
         with suppress(ValueError):
-            if least <= kind(str(value)) <= most:
-                return kind(str(value))
-        raise ValueError(f"not a {'whole ' * (kind is int)}number within {least} and {most:,}")
+            if least <= kind(value) <= most:
+                return kind(value)
+        name = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"it must be {name} from {least:,} to {most:,}")
 
     return parse
 
@@ -1087,125 +990,114 @@ def key_value(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier()):
         raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
-    with suppress(ValueError, RecursionError):
-        return key, json.loads(value, parse_constant=int)  # int("NaN") fails: NaN is text
-    return key, value
-
-
-RESERVED = {"model", "messages", "temperature", "max_tokens", "top_p", "timeout", "n", "stream"}
-RESERVED |= {"request_timeout", "max_retries", "num_retries", "max_workers"}
-TEXT, COUNT = os.fspath, number(int, 1, 10_000)
-# fmt: off
-OPTIONS = {  # of each group: name, metavar, default, parser, help
-    "what to run": (
-        ("model", "NAME", ..., TEXT, "LiteLLM's name of the model, with its provider"),
-        ("benchmark", "NAME", ..., TEXT, "a JSONL file (or .gz .bz2 .xz .zst .zip), its address, a "
-         "folder, or a dataset of the Hugging Face Hub"),
-        ("lang", "NAME", ..., TEXT, 'language to solve in: free text, as "C#"'),
-        ("output_path", "FILE", ..., TEXT, "JSONL file to append to, with FILE.run.json beside it"),
-        ("num_samples", "N", 1, COUNT, "answers to each problem, one record each"),
-        ("limit", "N", None, number(int, 1, 10**9), "only the first N problems (default: all)"),
-    ),
-    "where a benchmark differs": (
-        ("config", "NAME", None, TEXT, "configuration of a dataset (default: none)"),
-        ("split", "NAME", "test", TEXT, "split of a dataset, also test[:20]"),
-        ("revision", "NAME", None, TEXT, "branch, tag or commit of a dataset (default: newest)"),
-        ("prompt_column", "NAME", "prompt", TEXT, "field that holds the prompt"),
-    ),
-    "how to sample: these change scores": (
-        ("temperature", "T", 0.2, number(float, 0, 100, none=True), "a number, or none: not sent"),
-        ("top_p", "P", 0.95, number(float, 0, 1, none=True), "within 0 and 1, or none: not sent"),
-        ("max_tokens", "N", 5000, number(int, 1, 10**8, none=True),
-         "of one response, with its reasoning; or none: not sent"),
-    ),
-    "pace and patience": (
-        ("batch_size", "N", 10, COUNT, "problems in one batch request"),
-        ("concurrent_batches", "K", 1, COUNT, "batch requests under way at once; with "
-         "--batch-size 1 so many requests are always in flight"),
-        ("timeout", "SECONDS", 600, number(float, 0.001, 10**6),
-         "of silence; a request gets 3 times that"),
-        ("max_retries", "N", 5, number(int, 0, 100), "after a passing failure"),
-    ),
-}
-# fmt: on
-
-
-def checked_options(**given: Any) -> argparse.Namespace:
-    """The options of a run; raises CompletionsError for what none can have, alone or together."""
-    o, name = argparse.Namespace(**{"details": False, "stop": None, **given}), "param"
     try:
-        o.param = dict(given.get(name) or {})
-        for key, value in o.param.items():
-            name = f"param {key}"
-            json.dumps(value, allow_nan=False)
-        for name, _, default, parse, _ in chain(*OPTIONS.values()):
-            value = given.pop(name, default)
-            setattr(o, name, value if value is default else parse(value))
-    except (TypeError, ValueError) as error:
-        raise CompletionsError(f"--{name.replace('_', '-')}: {error}") from None
-    if unknown := given.keys() - {"param", "details", "stop"}:
-        raise CompletionsError(f"there is no option {min(unknown)}")
-    if reserved := RESERVED & o.param.keys():
-        raise CompletionsError(f"--param {min(reserved)} cannot be passed on: see the options")
-    if o.prompt_column in OURS:
-        raise CompletionsError(f"--prompt-column cannot be {o.prompt_column}: it is written")
-    if o.num_samples > 1 and "seed" in o.param:
-        raise CompletionsError("with seed all samples of a problem are the same: leave it out")
-    if o.model.startswith(("vllm/", "aiohttp_openai/")) and o.concurrent_batches > 1:
-        raise CompletionsError("vllm/ takes no --concurrent-batches: see hosted_vllm/ in README")
-    return o
+        parsed = json.loads(value)
+        json.dumps(parsed, allow_nan=False)
+        return key, parsed
+    except (ValueError, RecursionError):
+        if value.startswith(("{", "[", '"')):
+            raise argparse.ArgumentTypeError(f"the value of {key} is not valid JSON") from None
+        if value in ("True", "False", "None"):
+            raise argparse.ArgumentTypeError(f"write {key} as JSON: true, false or null") from None
+        return key, value
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; as argparse does, exit with 2 at what is wrong."""
-    look: dict = {"formatter_class": argparse.RawDescriptionHelpFormatter, "add_help": False}
-    look |= {"prog": "completions.py", "usage": USAGE, "epilog": EXIT_CODES}
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, **look)
-    for group, options in OPTIONS.items():
-        add = parser.add_argument_group(group).add_argument
-        for name, metavar, default, _, text in options:
-            text += "" if default in (..., None) else " (default: %(default)s)"
-            wanted = {"required": True} if default is ... else {"default": default}
-            add("--" + name.replace("_", "-"), metavar=metavar, help=text, **wanted)
-    many: dict = {"type": key_value, "action": "append", "default": [], "metavar": "KEY=VALUE"}
-    passed_on = "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed ..."
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors, which may repeat an argument, show no key."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))
+
+
+def parse_args(argv: list[str] | None = None) -> Options:
+    """Parse and check the command line; exits with 2, as argparse does, if it is wrong."""
+    parser = Parser(
+        description=__doc__,
+        epilog=EXIT_CODES,
+        usage="completions.py --model NAME --benchmark NAME --lang LANG --output-path FILE [...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    default = " (default: %(default)s)"
+    count = number(int, 1, 1_000_000)
+
+    add = parser.add_argument_group("what to run").add_argument
+    add("--model", type=not_blank, required=True, help="LiteLLM's name, with the provider")
+    add("--benchmark", type=not_blank, required=True, help="JSONL file, address, folder or dataset")
+    add("--lang", type=not_blank, required=True, help='language to solve in: free text, as "C#"')
+    add("--output-path", type=not_blank, required=True, metavar="FILE", help="JSONL to append to")
+    add("--num-samples", type=count, metavar="N", help="answers to each problem" + default)
+    add("--limit", type=count, metavar="N", help="only the first N problems (default: all)")
+
+    add = parser.add_argument_group("where a benchmark differs").add_argument
+    add("--config", type=not_blank, help="configuration of a dataset (default: none)")
+    add("--split", type=not_blank, help="split of a dataset, also test[:20]" + default)
+    add("--revision", type=not_blank, help="branch, tag or commit of a dataset (default: newest)")
+    add("--prompt-column", type=not_blank, metavar="NAME", help="field with the prompt" + default)
+
+    add = parser.add_argument_group("how to sample: these change scores").add_argument
+    temperature, top_p = number(float, 0, 100, none=True), number(float, 0, 1, none=True)
+    length = number(int, 1, 10**8, none=True)
+    none = "or none: not sent" + default
+    add("--temperature", type=temperature, default=0.2, metavar="T", help=f"a number, {none}")
+    add("--top-p", type=top_p, default=0.95, metavar="P", help=f"from 0 to 1, {none}")
+    add("--max-tokens", type=length, default=5000, metavar="N", help=f"of one response, {none}")
+
+    add = parser.add_argument_group("speed and retries").add_argument
+    add("--batch-size", type=count, default=10, metavar="N", help="problems in a batch" + default)
+    add("--concurrent-batches", type=count, metavar="K", help="batches in flight" + default)
+    add("--timeout", type=number(float, 0.001, 10**6), metavar="S", help="of silence" + default)
+    add("--max-retries", type=number(int, 0, 100), metavar="N", help="of a request" + default)
+    more = "for litellm, repeatable; VALUE is JSON or else text: api_base, seed ..."
+    add("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=more)
     more = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
-    add("--param", help=passed_on, **many)
     add("--details", action="store_true", help=more)
-    add("-h", "--help", action="help", help="show this text")
+
+    parser.set_defaults(**{f.name: f.default for f in fields(Options) if f.default is not MISSING})
     args, unknown = parser.parse_known_args(argv)
-    if unknown:  # which may hold a key
-        parser.error(f"unrecognized argument: {unknown[0].partition('=')[0]}")
+    if unknown:
+        parser.error(f"unknown argument: {unknown[0].partition('=')[0]}")  # its value may be a key
     try:
-        return checked_options(**vars(args))
+        return Options(**vars(args))
     except CompletionsError as error:
         parser.error(str(error))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line, in a thread: a signal can hit nothing but the wait for it here."""
-    logging.disable()  # what litellm and datasets log is told by this program, once, or is no news
+    """Run the command line, in a thread: a signal interrupts nothing but the waiting here."""
+    logging.disable()  # what litellm and datasets log is shown by this program, where it matters
     warnings.simplefilter("ignore")
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     signals: list[int] = []
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda signum, _: signals.append(signum))
-    stderr: Any = Masked(sys.stderr or open(os.devnull, "w"), {})  # noqa: SIM115
-    with redirect_stderr(stderr):
-        args = parse_args(argv)
-        args.stop = threading.Event()
-        running = ThreadPoolExecutor(1).submit(main_with_args, **vars(args))
-        while not (running.done() or signals):
-            wait([running], timeout=0.1)
-        if signals:
-            args.stop.set()  # has what arrived written, which takes no time
-            wait([running], timeout=1)
-            name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
-            notify(f"completions.py: stopped by {name}; run the same command again to go on")
-            return 128 + signals[0]
-        if error := running.exception():
-            notify(f"completions.py: {error}")
-            return 1
-        return 1 if running.result() else 0
+    options = parse_args(argv)
+    options.stop = Event()
+    running = ThreadPoolExecutor(1).submit(main_with_args, **vars(options))
+    while not (running.done() or signals):
+        wait([running], timeout=0.1)
+    if signals:
+        options.stop.set()
+        wait([running], timeout=1)  # what has arrived is written, which takes no time
+        name = signal.Signals(signals[0]).name.replace("SIGINT", "Ctrl-C")
+        notify(f"completions.py: stopped by {name}; run the same command again to go on")
+        return 128 + signals[0]
+    if error := running.exception():
+        notify(f"completions.py: {describe(error)}")
+        return 1
+    return 1 if running.result() else 0
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line; what nobody foresaw with its place in the code."""
+    if isinstance(error, CompletionsError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        why = f"cannot write to {error.filename}: {error.strerror}"
+        return f"{why}; fix that, and run the same command again"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return f"unforeseen {type(error).__name__}: {shorten(error)} ({where})"
 
 
 if __name__ == "__main__":

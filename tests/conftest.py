@@ -82,20 +82,20 @@ def process_as_before():
 @pytest.fixture
 def quick(monkeypatch):
     """Retries without the wait, where a test is not about waiting."""
-    monkeypatch.setattr(completions, "pause", lambda attempt, failures: 0.01)
+    monkeypatch.setattr(completions, "backoff", lambda attempt, retry_after: 0.01)
 
 
 @pytest.fixture
-def pauses(monkeypatch) -> list[float]:
-    """The pauses that a run makes between its tries, which here take no time."""
-    pauses, pause = [], completions.pause
+def backoffs(monkeypatch) -> list[float]:
+    """The seconds that a run waits before its retries, which here take no time."""
+    seconds, backoff = [], completions.backoff
 
-    def note(attempt, failures):
-        pauses.append(pause(attempt, failures))
+    def note(attempt, retry_after):
+        seconds.append(backoff(attempt, retry_after))
         return 0.01
 
-    monkeypatch.setattr(completions, "pause", note)
-    return pauses
+    monkeypatch.setattr(completions, "backoff", note)
+    return seconds
 
 
 @pytest.fixture
