@@ -182,7 +182,7 @@ def load_benchmark(
     CompletionsError for what cannot be read, and for a row without a prompt.
     """
     path = os.path.expanduser(benchmark)
-    if os.path.isdir(path) or (HUB_NAME.match(path) and not os.path.exists(path)):
+    if os.path.isdir(path) or (HUB_NAME.match(path) and not os.path.lexists(path)):
         problems = load_dataset(path, config, split, revision)
     elif config or revision:
         raise CompletionsError(f"--config and --revision are for datasets; {path} is a file")
@@ -331,7 +331,7 @@ class Output:
 
         self.path = Path(path).expanduser()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        self.file = open(os.path.expanduser(path), "a+b", buffering=0)  # noqa: SIM115
         # Resolved once: a symbolic link may point elsewhere by the end of the run.
         self.path = self.path.resolve()
         if not self.path.is_file():
@@ -355,9 +355,7 @@ class Output:
                     record = parse_object(line, place)
                     key = problem_key(record)
                     if key not in answered or "response" not in record:
-                        differ = ", ".join((record.keys() ^ problems[0].keys()) - {*OWN_FIELDS})
-                        why = f"not a record of this benchmark (fields that differ: {differ})"
-                        raise CompletionsError(f"{place}: {why}; choose another --output-path")
+                        raise CompletionsError(f"{place}: {why_other(record, problems[0])}")
                     answered[key] += 1
                 self.size += len(line)
         self.answers = answered.total()
@@ -388,7 +386,16 @@ class Output:
         self.size += len(data)
         in_place = self.path.exists() and os.path.samefile(self.path, self.file.fileno())
         if not in_place or self.path.stat().st_size < self.size:
-            raise CompletionsError(f"{self.path} was removed, replaced or emptied during the run")
+            why = f"{self.path} was removed, replaced or emptied during the run"
+            raise CompletionsError(f"{why}; run the same command again to answer what it lacks")
+
+
+def why_other(record: dict, problem: dict) -> str:
+    """Say why a record is not of a benchmark, by the fields of one of its problems."""
+    differ = (record.keys() ^ {*problem, "response"}) - {"program", "details"}
+    fields = shorten(", ".join(differ)) if differ else "none"
+    why = f"not a record of this benchmark (fields that differ: {fields})"
+    return f"{why}; choose another --output-path"
 
 
 def is_torn(line: bytes) -> bool:
@@ -549,7 +556,8 @@ class Progress:
 
     def __exit__(self, kind, error, trace):
         """Print the summary; error is what ended the run, if anything did."""
-        self.bar.close()
+        with suppress(OSError, ValueError):
+            self.bar.close()
         notify(self.state())
         if self.missing < self.wanted:
             notify(SUMMARY.format(**self.totals))
@@ -1092,8 +1100,8 @@ def describe(error: BaseException) -> str:
     """Return an error in one line; what nobody foresaw with its place in the code."""
     if isinstance(error, CompletionsError):
         return str(error)
-    if isinstance(error, OSError) and error.filename:
-        why = f"cannot write to {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        why = f"cannot write to {error.filename or 'disk'}: {error.strerror}"
         return f"{why}; fix that, and run the same command again"
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(place.filename).name}:{place.lineno}"

@@ -52,7 +52,7 @@ ask() {
 }
 
 start_server() {
-    port=$(python3 -c 'import socket; print(socket.create_server(("", 0)).getsockname()[1])')
+    port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
     url=http://127.0.0.1:$port/v1
     eval "exec $SERVE" &
     server=$!
