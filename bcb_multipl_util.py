@@ -35,8 +35,7 @@ ASIDE = re.compile(
 )
 # What the line above a block says if it is the whole program, or corrects the one before.
 COMPLETE = re.compile(
-    r"(?i)\b(completed?|full|final|fix(ed)?|together|\w+ed (\w+ )?(version|code))\b"
-    r"|^\W*(wait|oops|actually|sorry)\b"
+    r"(?i)\b(completed?|full|final|fix(ed)?|together|wait|oops|\w+ed (\w+ )?(version|code))\b"
 )
 # What stands above a block that is not the program.
 BESIDE = re.compile(
@@ -77,11 +76,6 @@ class Block(NamedTuple):
     text: str
     before: str = ""
 
-    @property
-    def size(self) -> int:
-        """Its length, with lines that begin alike, as assertions and data do, counted once."""
-        return sum(map(len, {line[:16]: line for line in self.text.split("\n")}.values()))
-
 
 def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     """Return the program in a response as it was written, without the fence lines; None if none.
@@ -113,11 +107,10 @@ def without_reasoning(text: str) -> str:
     kept, start, opened = "", 0, False
     for mark in REASONING.finditer(text):
         before = text[start : mark.start()]
+        fenced = any(mark[0] in b.text for b in fenced_blocks(before + mark[0]))
         if opened:
             opened = not mark["closing"]
-        elif is_code(re.sub("<[^<>]*>", "", before)) or any(
-            mark[0] in block.text for block in fenced_blocks(before + mark[0])
-        ):
+        elif fenced or is_code(re.sub("<[^<>]*>", "", before)):
             break  # a program names the mark
         else:
             kept, opened = ("", False) if mark["closing"] else (kept + before, True)
@@ -225,12 +218,12 @@ def the_program(blocks: list[Block], lang: str) -> str:
     if are_pieces(blocks):
         return "\n\n".join(b.text for b in blocks)
     blocks = [b for b in blocks if not BESIDE.search(b.before + b.text.split("\n")[0])] or blocks
-    longest = max(blocks, key=lambda b: b.size)
-    blocks = [b for b in blocks if b.tag == longest.tag and 4 * b.size >= longest.size]
+    longest = max(blocks, key=size)
+    blocks = [b for b in blocks if b.tag == longest.tag and 4 * size(b) >= size(longest)]
     whole = set(longest.text.split("\n"))
     blocks = [b for b in blocks if b.text == longest.text or {*b.text.split("\n")} - whole]
     complete = [b for b in blocks if COMPLETE.search(b.before.strip().split("\n")[-1])]
-    complete = [b for b in complete if 3 * b.size >= 2 * longest.size]
+    complete = [b for b in complete if 3 * size(b) >= 2 * size(longest)]
     return (complete[-1:] or blocks)[0].text
 
 
@@ -239,3 +232,8 @@ def are_pieces(blocks: list[Block]) -> bool:
     imports, *others = (block.text for block in blocks)
     header = all(map(IMPORT.match, imports.split("\n"))) and not any(imports in o for o in others)
     return bool(others) and (header or all(QUESTION.search(block.before) for block in blocks))
+
+
+def size(block: Block) -> int:
+    """How long a block is, with lines that begin alike, as assertions and data do, counted once."""
+    return sum(map(len, {line[:16]: line for line in block.text.split("\n")}.values()))
