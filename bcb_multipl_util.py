@@ -59,13 +59,13 @@ QUOTED_TEXT = re.compile(
 )
 # A numbered item, a title, or a sentence: a capital, and a stop or three small words in a row.
 PROSE = re.compile(
-    r" {,3}(\d+[.)] |Step \d|([-*] +)?(\*\*[A-Z]|[\"*`]*[^\W\da-z_]([^\W\dA-Z_]|['\s])"
-    r"(.* \S*\w[)\"`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})))"
+    r" {,3}(\d+[.)] |Step \d|[\u3040-\ud7ff]|([-*] +)?(\*\*[A-Z]|[\"*`]*[^\W\da-z_]"
+    r"([^\W\dA-Z_]|['\s])(.* \S*\w[])\"'`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})))"
 )
 # In a text without fences, what stands beside the code: items, spans of code, tables, words; and
 # what separates its sections: a fence, a ruler, a token, a line that ends with a colon.
-LISTED = r"\s*([-*•\u2013] |#{2,6} |(`[^`]+`|\|.*\||[A-Z]\w*[.!])?\s*$)"
-BOUNDARY = r"`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|[A-Z`][a-z].*:)\s*$"
+LISTED = r"\s*([-*•\u2013] |#{2,6} |((`[^`]+`|\|.*\||[A-Z]\w*[.!])\s*)?$)"
+BOUNDARY = r"`{3}|([-=_*~─━═—]{3,}|<\w+>\w+|<\|\w+\|>|(`|[^\W\da-z_])[^\W\dA-Z_].*:)\s*$"
 KIND_OF_LINE = re.compile(rf"(?P<h>#\s)|(?P<b>{BOUNDARY})|(?P<p>{PROSE.pattern}|{LISTED})|(?P<c>)")
 
 
@@ -94,7 +94,7 @@ def extract_code_from_markdown(markdown: str, lang: str = "") -> str | None:
     >>> extract_code_from_markdown("```c\\n0;\\n```\\n```cpp\\n1;\\n```", lang="C++")
     '1;'
     """
-    text = the_answer(without_tokens(without_reasoning(re.sub(r"\r\n?", "\n", markdown))))
+    text = the_answer(without_reasoning(re.sub(r"\r\n?", "\n", markdown)))
     blocks = fenced_blocks(text) or unfenced_blocks(text)
     if len(blocks) == 1 and (blocks[0].tag == "markdown" or blocks[0].text.startswith("```")):
         blocks = fenced_blocks(blocks[0].text) or blocks  # some models wrap their whole answer
@@ -118,17 +118,12 @@ def without_reasoning(text: str) -> str:
     return kept if opened else kept + text[start:]
 
 
-def without_tokens(text: str) -> str:
-    """Cut the tokens at the beginning and the end."""
+def the_answer(text: str) -> str:
+    """What stands in <answer> or the like before any fence; if it has no fence, all of it."""
     pieces = re.split(f"({TOKEN})", re.sub(rf"\A(\s*{TOKEN})+", "", text))
     while len(pieces) > 1 and not pieces[-1].strip():
-        del pieces[-2:]
-    return "".join(pieces)
-
-
-def the_answer(text: str) -> str:
-    """What stands in <answer> or the like before any fence: if it has none, it is the program."""
-    text = LONE_CLOSING.sub("", text)
+        del pieces[-2:]  # a token at the end
+    text = LONE_CLOSING.sub("", "".join(pieces))
     mark = ANSWER_MARK.match(text.split("```", maxsplit=1)[0])
     if not mark or is_code(mark[1]):
         return text
@@ -215,25 +210,21 @@ def the_program(blocks: list[Block], lang: str) -> str:
     main = [b for b in blocks if not ASIDE.match(b.tag) or b.text[:2] == "#!"]
     untagged = [b for b in blocks if not b.tag and is_code(b.text)]
     blocks = main or untagged or [b for b in blocks if b.tag] or blocks
-    if are_pieces(blocks):
-        return "\n\n".join(b.text for b in blocks)
+    first, *others = (b.text for b in blocks)
+    header = all(map(IMPORT.match, first.split("\n"))) and not any(first in o for o in others)
+    if others and (header or all(QUESTION.search(b.before) for b in blocks)):
+        return "\n\n".join([first, *others])
     blocks = [b for b in blocks if not BESIDE.search(b.before + b.text.split("\n")[0])] or blocks
     longest = max(blocks, key=size)
-    blocks = [b for b in blocks if b.tag == longest.tag and 4 * size(b) >= size(longest)]
-    whole = set(longest.text.split("\n"))
+    most, whole = size(longest), set(longest.text.split("\n"))
+    blocks = [b for b in blocks if b.tag == longest.tag and 4 * size(b) >= most]
     blocks = [b for b in blocks if b.text == longest.text or {*b.text.split("\n")} - whole]
     complete = [b for b in blocks if COMPLETE.search(b.before.strip().split("\n")[-1])]
-    complete = [b for b in complete if 3 * size(b) >= 2 * size(longest)]
+    complete = [b for b in complete if 3 * size(b) >= 2 * most]
     return (complete[-1:] or blocks)[0].text
 
 
-def are_pieces(blocks: list[Block]) -> bool:
-    """Whether each answers a question of its own, or the first holds the imports of the others."""
-    imports, *others = (block.text for block in blocks)
-    header = all(map(IMPORT.match, imports.split("\n"))) and not any(imports in o for o in others)
-    return bool(others) and (header or all(QUESTION.search(block.before) for block in blocks))
-
-
 def size(block: Block) -> int:
-    """How long a block is, with lines that begin alike, as assertions and data do, counted once."""
-    return sum(map(len, {line[:16]: line for line in block.text.split("\n")}.values()))
+    """How long a block is; lines that begin alike, as assertions and data do, count once."""
+    lines = {re.sub(r"\d", "", line)[:16]: line for line in block.text.split("\n")}
+    return sum(map(len, lines.values()))

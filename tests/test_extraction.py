@@ -1,100 +1,40 @@
-"""Which program is found in a response: one row for each rule, and its opposite beside it."""
+"""Which program is found in a response: one row for each kind, which fails without its rule."""
 
+import itertools
 import re
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-import bcb_multipl_util
 from bcb_multipl_util import extract_code_from_markdown
 
-PYTHON = """\
-def median(values):
-    ordered = sorted(values)
-
-    return ordered[len(ordered) // 2]"""
-LUA = """\
-local function count_words(text)
-  local n = 0
-  for _ in text:gmatch("%S+") do n = n + 1 end
-  return n
-end"""
-CSHARP = """\
-using System;
-
-public static class Clamp
-{
-    public static int Between(int x, int low, int high) => Math.Max(low, Math.Min(high, x));
-}"""
-RUST = """\
-pub fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}"""
-R = """\
-rescale <- function(x) {
-  (x - min(x)) / (max(x) - min(x))
-}"""
-JULIA = "using Dates\n\nage(born) = year(today()) - year(born)"
-RACKET = "#lang racket\n(define (twice xs)\n  (append xs xs))"
-FORTRAN = (
-    "program squares\n  integer :: i\n  do i = 1, 9\n    print *, i * i\n  end do\nend program"
-)
-BASH = '#!/usr/bin/env bash\nfor file in "$@"; do\n  mv -- "$file" "${file,,}"\ndone'
-JAVASCRIPT = "export const half = (x) => x / 2;"
-HASKELL = "runs :: Eq a => [a] -> [[a]]\nruns = group"
-SQL = "SELECT name\nFROM people\nWHERE age > 30;"
-C_DRAFT = "int gcd(int a, int b) {\n    return b ? gcd(b, a % b) : a;\n}"
-
 AREA = "def area(r):\n    return 3.14 * r * r"
+DRAFT = "def area(r):\n    return r * r"
 VOLUME = "def volume(r, h):\n    return area(r) * h"
 WHOLE = f"{AREA}\n\n\n{VOLUME}"
-STRIP = 'import re\n\n\ndef strip(text):\n    # up to </think>\n    return re.sub("^.*>", "", text)'
-NESTED = 'def table(rows):\n    """Make a table.\n\n    ```\n    table([[1]])\n    ```\n    """'
-PROMPT = (
-    'PROMPT = """\nAnswer so:\n```json\n{"x": 1}\n```\n"""\n\ndef ask(model):\n    model(PROMPT)'
-)
-DOCSTRING = (
-    f'"""Means.\n\nThe list must not be empty.\nAn empty one raises an error.\n"""\n\n{AREA}'
-)
-REPL = ">>> from statistics import median\n>>> median([1, 2, 3])\n2"
-USED = f"{AREA}\n\n\n# Example usage:\narea(2)"
-QUOTES = 'x = """\n```\n"""'
-DATA = '{"age": 31}\n' * 9
+CALLS = "\n".join(f"print(area({r}))" for r in range(30))
+CSHARP = "class Clamp\n{\n    static int Low(int x) => Math.Max(x, 0);\n}"
+RUST = "pub fn gcd(a: u64, b: u64) -> u64 {\n    if b == 0 { a } else { gcd(b, a % b) }\n}"
+SQL = "SELECT name, age\nFROM people\nWHERE age > 30;"
+BASH = '#!/usr/bin/env bash\nfor file in "$@"; do\n  mv -- "$file" "${file,,}"\ndone'
 FIND = "find . -name '*.log' -delete"
-STUB = "def f():\n    # your code here"
+VALVE = "// Opens at noon\nIF Noon THEN\nValve := TRUE;\nEND_IF\n// Closes\nIF Night THEN\nEND_IF"
+JAVA = "/**\n * The words of a text.\n * Made by <code>split</code>.\n */\nclass Words {\n}"
+STRIP = "import re\n\ndef strip(text):\n    # up to </think>\n    return text[9:]"
+PROMPT = 'P = """\n<think>\nBriefly.\n</think>\n"""\nask(P)'
+PAGE = "<html>\n<body>\n<code>\nx = 1\n</code>\n</body>\n</html>"
+MANUAL = 'TEXT = """\n```sh\nls\n```\n"""\nprint(TEXT)'
+NESTED = 'def table(rows):\n    """Make a table.\n\n    ```\n    table([[1]])\n    ```\n    """'
+DOCSTRING = f'"""Means.\n\nThe list must not be empty.\nAn empty one fails.\n"""\n\n{AREA}'
 COMMENTED = f"# It is an area.\n# It is not rounded.\n# The radius is given.\n{AREA}"
-BLOCK_COMMENT = f"--[[\nIt counts the words.\n]]\n{LUA}"
-TABBED = "/*\n\t```\n*/\nfunc f() {}"
-TESTS = "def test_area():" + "\n    assert area(0) == 0" * 9
+HASKELL = "import Data.List\n\nruns = group"
+DATA = "\n".join(f'{{"key{n}": {n}, "and a longer one": {n}}}' for n in range(9))
 TEMPLATE = "SELECT column\nFROM table\nWHERE condition;"
-IMPORT = "import math"
-QUESTIONS = f"{AREA}\n\n{LUA}"
-JOINED = f"{IMPORT}\n\n{AREA}\n\n{VOLUME}"
-
-
-DRAFT = "def area(r):\n    return r * r"
-REPAIRED = "def area(r):\n    return 3.14159 * r * r"
-TSX = "export const Hint = ({ text }: { text: string }) => {\n  return <i>{text}</i>;\n};"
-TSX_USED = 'const Page = () => <Hint text="a" />;\n\nexport default Page;'
-STUBBED = "def area(r):\n    # ... as above ..."
-PATCH = "--- a/area.r\n+++ b/area.r\n@@ -1 +1 @@\n-area <- 1\n+area <- function(r) 3 * r * r"
-ASSEMBLER = "//start\n\tmov x0, #1\n\tb.eq out\n\tbl next\nout:\n\tret"
-PAGE = "<html>\n<body>\n<p>Hello</p>\n</body>\n</html>"
-SCRIPT = "<script>\nlet x = 1;\n</script>"
-PARAGRAPHS = "<h1>A</h1>\n<ul>\n<li>x = 1</li>\n</ul>"
-DETAILS = f"<details>\n<summary>Area</summary>\n\n```\n{WHOLE}\n```\n</details>"
-NESTED_MARKS = f"<response>\n<explanation>Pi.</explanation>\n<code>\n{AREA}\n</code>\n</response>"
-HARMONY = (
-    f"<|channel|>analysis<|message|>Try {DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>"
-)
-ARTIFACT = f'<antArtifact identifier="area" language="python">\n{AREA}\n</antArtifact>'
-TOOL_CALL = '<tool_call>\n{"name": "write"}\n</tool_call>'
-SAMPLES = "Input: [1, 1, 2]\nOutput: [1, 2]"
-FENCE_IN_STRING = 'text = "```"\nprint("python" + text)'
+SHOWN = f"# Test cases\n{VOLUME}\n\nprint(volume(1, 2), volume(2, 3))\nexit()\n\nassert True"
+WORDS = "It does what you want, and no more."
 RULER = "-" * 40
-WORDS = "It counts each of the words."
 
 
 def fenced(tag: str, code: str, marks: str = "```") -> str:
@@ -109,300 +49,170 @@ def lines(*parts: str) -> str:
     return "\n".join(parts)
 
 
-ONE_BLOCK = [
-    ("sentences around", lines("Here:", "", fenced("python", PYTHON), "", "It sorts."), PYTHON),
-    ("no tag", fenced("", RUST), RUST),
-    ("like code before", lines("print it:", fenced("", AREA)), AREA),
-    ("a word before", lines("Solution:", fenced("", AREA)), AREA),
-    ("wrong tag", fenced("text", CSHARP), CSHARP),
-    ("blank before the fence", f" \n ```r\n{R}\n ```", R),
-    ("windows newlines", fenced("lua", LUA).replace("\n", "\r\n"), LUA),
-    ("white space in it stays", "```r\nx <- 1  \n\n\n\ty <- 2\n```", "x <- 1  \n\n\n\ty <- 2"),
-    ("its example of usage stays", fenced("python", USED), USED),
-    ("a transcript stays", fenced("python", REPL), REPL),
-    ("attributes on the fence line", f'```python title="a.py"\n{PYTHON}\n```', PYTHON),
-    ("tildes", fenced("julia", JULIA, "~~~"), JULIA),
-    ("a longer fence", fenced("python", QUOTES, "````"), QUOTES),
-    ("a fence in a string in it", fenced("python", FENCE_IN_STRING), FENCE_IN_STRING),
-    ("an indented fence in it", fenced("python", NESTED), NESTED),
-    ("a fence behind a tab in it", fenced("go", TABBED), TABBED),
-    ("a quoted fence in it", fenced("go", TABBED.replace("\t", "> ")), TABBED.replace("\t", "> ")),
-    ("a fence with a tag in it", lines(fenced("python", PROMPT), "Done."), PROMPT),
-    ("in a list", lines("1. So:", "", indented(fenced("", PYTHON), "   "), "2. Run it."), PYTHON),
-    ("behind a list marker", f"- {indented(fenced('lua', LUA), '  ')[2:]}", LUA),
-    ("in a quote", indented(fenced("racket", RACKET), "> "), RACKET),
-    ("dedented like its fence", "  ```\n      a = 1\n    b = 2\n  ```", "    a = 1\n  b = 2"),
-    ("in a markdown block", fenced("markdown", lines("# Area", fenced("py", AREA), "Done")), AREA),
-    ("in a fence twice", fenced("", fenced("lua", LUA)), LUA),
-    ("a markdown block without one", fenced("markdown", "# Area\n"), "# Area"),
-    ("indented less than its fence", f"   ```python\n{PYTHON}\n   ```", PYTHON),
-]
-ODD_FENCES = [
-    ("unclosed", f"Here:\n```fortran\n{FORTRAN}", FORTRAN),
-    ("unclosed, no tag", f"```\n{FORTRAN}", FORTRAN),
-    ("unclosed after a command", lines(fenced("sh", "cargo new g"), "```rust", RUST), RUST),
-    ("stray fence before prose", lines(fenced("", SQL), "```", "This lists adults. " * 9), SQL),
-    ("closing fence only", lines(PYTHON, "```", "", "This takes the middle one."), PYTHON),
-    ("closing fence behind code", f"```lua\n{LUA}```", LUA),
-    ("closing fence behind code, then words", f"```lua\n{LUA}```\n{WORDS}", LUA),
-    ("closing fence before a stop", lines("```r", R, "```.", "Bye."), R),
-    ("closing fence before words", lines("```r", R, "``` and that is all.", "Bye."), R),
-    ("opening fence behind a sentence", f"Here it is:```python\n{PYTHON}\n```", PYTHON),
-    ("opening fence behind a sentence, no tag", f"Here it is: ```\n{PYTHON}\n```", PYTHON),
-    ("code on the fence line", f"```julia {JULIA}\n```", JULIA),
-    ("code on the fence line, no tag", f"```{AREA}\n```", AREA),
-]
-MARKS = [
-    ("<reasoning>", "</reasoning>"),
-    ("<Thought>", "</Thought>"),
-    ("<inner_monologue>", "</inner_monologue>"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|><|begin_of_solution|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
-    ("<unused94>thought", "<unused95>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("<|im_start|>think", "<|im_start|>answer\n"),
-]
-PARTS = [
-    ("<plan>", "</plan>"),
-    ('<Rationale lang="en">', "</Rationale>"),
-    ("[STEPS]", "[/STEPS]"),
-    ("<problem>P</problem><inner_voice>", "</inner_voice>"),
-]
-REASONING = [
-    ("closed", lines("<think>", fenced("", "draft = 1"), "</think>", fenced("lua", LUA)), LUA),
-    ("thinking", f"<thinking>Sort.</thinking>\n{PYTHON}", PYTHON),
-    ("not opened", lines("Sort it.", fenced("", "draft = 1"), "</think>", PYTHON), PYTHON),
-    ("not closed", lines("<think>", "So:", fenced("python", PYTHON)), None),
-    *((mark, lines(mark, fenced("", DRAFT), end, fenced("", AREA)), AREA) for mark, end in MARKS),
-    *((f"{mark}, no fence", f"{mark}\nSort it.{end}{AREA}", AREA) for mark, end in MARKS),
-    *((f"{mark}, not closed", lines(mark, fenced("", DRAFT)), None) for mark, _ in MARKS),
-    *((mark, lines(mark, fenced("", DRAFT), end, fenced("", AREA)), AREA) for mark, end in PARTS),
-    *((f"{mark}, no fence", f"{mark}\nSort it.{end}{AREA}", AREA) for mark, end in PARTS),
-    ("after words", lines("Sure.", "<plan>", fenced("", DRAFT), "</plan>", AREA), AREA),
-    ("then an answer in marks", f"<plan>Sort.</plan>[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
-    ("markup is no reasoning", PARAGRAPHS, PARAGRAPHS),
-    ("nor are details", lines(DETAILS, fenced("", "area(2)")), WHOLE),
-    ("two in each other", f"<thinking>a<reflection>b</reflection></thinking>{AREA}", AREA),
-    ("harmony", f"{HARMONY}So:\n{fenced('py', AREA)}<|return|>", AREA),
-    ("empty", f"<think>\n\n</think>\n\n{fenced('lua', LUA)}", LUA),
-    ("a call of a tool", lines(TOOL_CALL, "", fenced("lua", LUA)), LUA),
-    ("a leak without marks", lines("thought", "I count them.", "", fenced("lua", LUA)), LUA),
-    ("twice", lines("<think>a</think>Wait.", "<think>", fenced("", DRAFT), "</think>", AREA), AREA),
-    ("the second not closed", lines("<think>a</think>", "Wait.", "<think>", AREA), None),
-    ("attributes", f'<think effort="low">So.</think>{AREA}', AREA),
-    ("after words, not closed", lines("Sure.", "<thought>", fenced("", DRAFT)), None),
-    ("mention behind the program", lines(fenced("", AREA), "Cut at the </think> mark."), AREA),
-    ("markup is none", PAGE, PAGE),
-    ("it names its tag", lines("<think>", "`</think>`", "```", "</think>", RACKET), RACKET),
-    ("a program names the tag", lines("This does it.", fenced("python", STRIP), "Bye."), STRIP),
-    ("an unfenced program names the tag", STRIP, STRIP),
-]
-SEVERAL_BLOCKS = [
-    ("command before", lines(fenced("bash", "dotnet new console"), fenced("cs", CSHARP)), CSHARP),
-    ("data before", lines(fenced("json", DATA), fenced("js", JAVASCRIPT)), JAVASCRIPT),
-    ("bash script", lines(fenced("bash", BASH), fenced("", "0 3 * * * lower.sh *.TXT")), BASH),
-    ("install with its tag", lines(fenced("r", "pip install r"), fenced("r", R)), R),
-    ("placeholder", lines(fenced("lua", "-- your code here"), fenced("lua", LUA)), LUA),
-    ("longer output", lines(fenced("haskell", HASKELL), fenced("", "[[1]] " * 99)), HASKELL),
-    ("longer calls", lines(fenced("js", JAVASCRIPT), fenced("js", "half(1);\n" * 9)), JAVASCRIPT),
-    ("input before", lines(fenced("python", "xs = [3, 1, 2]"), fenced("python", WHOLE)), WHOLE),
-    ("tests", lines(fenced("", AREA), "### Tests", "Run them:", fenced("", TESTS)), AREA),
-    ("template", lines("The syntax:", fenced("sql", TEMPLATE), "So:", fenced("sql", SQL)), SQL),
-    ("draft in another language", lines("C:", fenced("c", C_DRAFT), fenced("rust", RUST)), RUST),
-    ("pseudocode", lines(fenced("", f"function {RUST}"), "So:", fenced("rust", RUST)), RUST),
-    ("another way", lines(fenced("python", AREA), "Or:", fenced("python", f"{AREA} * 1.0")), AREA),
-    ("refactored", lines("Yours:", fenced("", AREA), "Refactored code:", fenced("", WHOLE)), WHOLE),
-    ("longer examples", lines(fenced("r", R), "Examples:", fenced("r", "rescale(1:3)\n" * 9)), R),
-    ("data, then a command", lines("In", fenced("", "a,b\n" * 9), fenced("sh", FIND)), FIND),
-    ("final", lines(fenced("python", AREA), "Final version:", fenced("python", PYTHON)), PYTHON),
-    ("final, said on its line", lines(fenced("", AREA), f"Final:```\n{PYTHON}\n```"), PYTHON),
-    ("longer data", lines(fenced("sql", SQL), "Result:", fenced("json", DATA)), SQL),
-    ("small, then large", lines(fenced("r", "f <- function() 1"), fenced("r", R * 2)), R * 2),
-    ("pieces, then the whole", lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
-    ("imports, then pieces", lines(*(fenced("", x) for x in (IMPORT, AREA, VOLUME))), JOINED),
-    ("samples first", lines("From", fenced("", SAMPLES), "we get", fenced("", SQL)), SQL),
-    ("tests by file", lines("a.py", fenced("py", WHOLE), "t.py", fenced("py", TESTS[:50])), WHOLE),
-    ("three times", lines(*[fenced("lua", LUA)] * 3), LUA),
-    (
-        "cells",
-        lines("Cell 1", fenced("", IMPORT), "Cell 2", fenced("", AREA)),
-        f"{IMPORT}\n\n{AREA}",
-    ),
-    ("its repair", lines(fenced("", DRAFT), "Wait, pi is missing. So:", fenced("", AREA)), AREA),
-    ("the given code", lines(fenced("", DRAFT), "To fix it, use pi:", fenced("", AREA)), AREA),
-    ("repair, said before", lines(fenced("", DRAFT), "A mistake.", "So:", fenced("", AREA)), AREA),
-    ("repair, a line", lines(fenced("", "x = 1"), "It should be:", fenced("", "x = 2")), "x = 2"),
-    ("no repair", lines(fenced("", REPAIRED), "A rough form:", fenced("", DRAFT)), REPAIRED),
-    ("stub called full", lines(fenced("", WHOLE), "Full:", fenced("", STUBBED)), WHOLE),
-    ("component, then its use", lines(fenced("tsx", TSX), "So:", fenced("tsx", TSX_USED)), TSX),
-    ("use in the other dialect", lines(fenced("tsx", TSX), "So:", fenced("ts", TSX_USED)), TSX),
-    ("general form", lines("The general form is:", fenced("", "mv A B"), fenced("", FIND)), FIND),
-    ("template by name", lines("Template:", fenced("", "mv A B"), fenced("", FIND)), FIND),
-    ("settings", lines(".env:", fenced("env", "A=1\nB=2"), fenced("js", "go(1)")), "go(1)"),
-    ("syntax in passing", lines("In syntax of C:", fenced("", AREA), fenced("", DRAFT)), AREA),
-    ("patch", lines(fenced("diff", PATCH), "So you can call:", fenced("r", "x <- area(2)")), PATCH),
-    ("other file", lines(fenced("dockerfile", "FROM a\nRUN b"), fenced("js", "go(1)")), "go(1)"),
-    ("one for each question", lines("Q1.", fenced("", AREA), "Q2.", fenced("", LUA)), QUESTIONS),
-    ("steps", lines("Step 1:", fenced("", LUA), "Step 2:", fenced("", AREA)), LUA),
-    ("imports, then the whole", lines(fenced("", IMPORT), fenced("", JOINED)), JOINED),
-]
-NO_PROGRAM = [
-    ("nothing", "", None),
-    ("refusal", "I'm sorry, but I can't help with that.", None),
-    ("code spans in a list", "- Use `xs.sort()` to sort.\n- Use `sorted(xs)` for a copy.", None),
-    ("code spans only", "Use `sorted(xs)` and take `[-1]`.", None),
-    ("empty block", "Here:\n```python\n```", None),
-    ("lone install command", fenced("bash", "# once:\n$ pip install requests"), None),
-    ("but not any command", fenced("bash", FIND), FIND),
-    ("lone placeholder", lines("Put it here:", "```", "# your code here", "...", "```"), None),
-    ("but not a stub", fenced("python", STUB), STUB),
-    ("look around first", lines("First I look.", fenced("sh", "tree src"), "Fine?"), None),
-    ("sample of data", lines("Example of the input:", fenced("json", DATA), "It fails."), None),
-    ("but not any data", lines("The configuration:", fenced("json", DATA)), DATA.strip()),
-]
-NO_FENCE = [
-    ("C#", CSHARP, CSHARP),
-    ("Lua", LUA, LUA),
-    ("R", R, R),
-    ("Julia", JULIA, JULIA),
-    ("Racket", RACKET, RACKET),
-    ("Fortran", FORTRAN, FORTRAN),
-    ("Bash", BASH, BASH),
-    ("SQL", SQL, SQL),
-    ("Rust, blank before", f" {RUST}\n", RUST),
-    ("sentences in a docstring", DOCSTRING, DOCSTRING),
-    ("sentences in a block comment", BLOCK_COMMENT, BLOCK_COMMENT),
-    ("sentences in comments", COMMENTED, COMMENTED),
-    ("introduction", lines("You want an area.", "", "Here is the code:", "", WHOLE), WHOLE),
-    ("sentence after it", lines(WHOLE, "", "This works for any radius."), WHOLE),
-    ("prose around it", lines("Sum them with a loop:", "", LUA, "", WORDS), LUA),
-    ("list after it", lines("So:", "", LUA, "", "- It counts.", "1. It returns."), LUA),
-    ("in rulers", lines("This is it.", RULER, "count.lua", RULER, LUA, RULER, "", WORDS), LUA),
-    ("in other rulers", lines("This is it.", "─" * 9, LUA, "─" * 9, "", WORDS), LUA),
-    ("two ways", lines("<think>So.</think>One way:", SQL, WORDS, "Another way:", SQL[:-9]), SQL),
-    ("prose in other letters", lines("Вот решение:", "", LUA, "", "Она считает слова."), LUA),
-    ("words without a stop", lines("When `n` is zero, the loop never ends and it fails"), None),
-    ("a word before it", lines("Sure!", "", LUA), LUA),
-    ("short words around it", lines("So:", "", LUA, "", "Note: it needs Lua 5."), LUA),
-    ("name of a file", lines("This is it.", "File: src/a.lua", "", LUA, "", WORDS), LUA),
-    ("headings", lines("# Words", "", "I count them.", "", LUA, "", "## Cost", "", WORDS), LUA),
-    ("token on its line", lines("Here:", "<|lua|>", LUA), LUA),
-    ("span of code", lines("`lua`", LUA), LUA),
-    ("its comments stay", lines("Like this:", "", f"# Area\n{AREA}", "", WORDS), f"# Area\n{AREA}"),
-    ("special token", lines("I write it down:", "<tool_call>lua", LUA), LUA),
-    ("span first", lines("```sketch```", LUA), LUA),
-    ("closing fence, then an example", lines(WHOLE, "```", "area(2)", "```"), WHOLE),
-    ("closing fence, then a tag", lines(WHOLE, "```", "Or:", fenced("py", "area(2)")), WHOLE),
-    ("assembler", ASSEMBLER, ASSEMBLER),
-    ("list of fragments", lines("Steps:", "1. x = f(a)", "2. y = g(x)", "   - z = h(y)"), None),
-    ("sentences between", lines("Write this.", AREA, "Then write this.", VOLUME), None),
-    ("titles", lines("**Area**", "", AREA, "", "**Use**", "", "print(area(2))"), None),
-    ("steps", lines("Step 1: define it", AREA, "Step 2: call it", "print(area(2))"), None),
-    ("sentence without a stop", lines("Sure, here is the function you want", "", AREA), AREA),
-    ("plan", "1. Read the list\n2. Sort (quick sort)\n3. Print\n\n## Notes\n\n- stable", None),
-]
-TOKENS = [
-    "<|im_end|>",
-    "<|python_tag|>",
-    "</s>",
-    "[/INST]",
-    "<end_of_turn>",
-    "<eos>",
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-]
-LEFT_OVERS = [
-    ("answer", f"<answer>\n{AREA}\n</answer>", AREA),
-    ("answer, cut off", f"<answer>\n{AREA}", AREA),
-    ("answer with a fence", f"<answer>\n{fenced('py', AREA)}\n</answer>", AREA),
-    ("code in prose", lines("Here it is:", f"<code>\n{AREA}\n</code>", "It is an area."), AREA),
-    ("answer, then words", lines(f"<answer>\n{AREA}\n</answer>", "", WORDS), AREA),
-    ("answer, then its use", lines(f"<answer>{AREA}</answer>", fenced("bash", "ls")), AREA),
-    ("answer, then more", lines("<code>", fenced("", DRAFT), "</code>", fenced("", WHOLE)), DRAFT),
-    ("code in a response", NESTED_MARKS, AREA),
-    ("any marks, then its use", lines(f"<python>\n{AREA}\n</python>", fenced("bash", "ls")), AREA),
-    ("a plan, then a lone mark", f"<plan>Sort.</plan>\n{AREA}\n</answer>", AREA),
-    ("artifact", lines(ARTIFACT, "", "It is an area."), AREA),
-    ("explanation, then code", f"<why>\nPi.\n</why>\n<code>\n{AREA}\n</code>", AREA),
-    ("in a box", f"<|begin_of_box|>{fenced('py', AREA)}<|end_of_box|>", AREA),
-    ("only the closing mark", f"{AREA}\n</answer>", AREA),
-    ("closing mark behind a line", f"{AREA}</code>", AREA),
-    ("closing mark before it", f"</solution>\n{AREA}", AREA),
-    ("closing mark in a cut off block", f"<answer>\n```\n{AREA}\n[/ANSWER]", AREA),
-    ("brackets", f"[PYTHON]\n{AREA}\n[/PYTHON]", AREA),
-    ("a script element stays", SCRIPT, SCRIPT),
-    *((f"{token} at the end", AREA + token, AREA) for token in TOKENS),
-    *((f"{token} in a block", f"```py\n{AREA}{token}", AREA) for token in TOKENS),
-    *((f"{token} at the beginning", token + AREA, AREA) for token in TOKENS),
-    ("another turn", f"{AREA}<|im_end|>\n<|im_start|>user", AREA),
-    ("a role", f"<|start_header_id|>assistant<|end_header_id|>\n\n{AREA}", AREA),
-    ("a token in a string stays", 'end = "<|im_end|>"', 'end = "<|im_end|>"'),
-    ("zero-width space", f"\u200b{fenced('py', AREA)[:-3]}\u200b```", AREA),
-    ("a word joiner, soft hyphen", f"\u2060\xad{fenced('py', AREA)[:-3]}\u200d```", AREA),
-    ("byte order mark", f"\ufeff{AREA}", AREA),
-    ("carriage returns", fenced("py", AREA).replace("\n", "\r"), AREA),
-]
-RESPONSES = {
-    f"{kind}: {name}": (response, program)
-    for kind, rows in {
-        "one block": ONE_BLOCK,
-        "odd fences": ODD_FENCES,
+def thought(begin: str, end: str) -> str:
+    return f"{begin}Try this:\n{fenced('py', DRAFT)}\n{end}{fenced('py', AREA)}"
+
+
+REASONING = {
+    "closed": (thought("<think>\n", "</think>\n"), AREA),
+    "another name": (thought("<inner_monologue>", "</inner_monologue>"), AREA),
+    "capitals in brackets": (thought("[THINK]", "[/THINK]"), AREA),
+    "triangles": (thought("◁think▷", "◁/think▷\n"), AREA),
+    "bars": (thought("<|begin_of_thought|>", "<|end_of_thought|>"), AREA),
+    "attributes, never closed": (f'<think effort="low">\n{AREA}', None),
+    "never opened": (thought("", "</think>"), AREA),
+    "closed in a line": (f"So I join them.</think>{SQL}", SQL),
+    "never closed": (f"<think>\n{fenced('py', AREA)}", None),
+    "closed, opened again": (f"<think>a</think>Wait.\n<think>\n{AREA}", None),
+    "before and after": (f"<think>a</think>\n{fenced('', AREA)}\n<think>b</think>", AREA),
+    "a plan, then the answer": (f"<plan>Sort.</plan>\n<answer>\n{AREA}\n</answer>", AREA),
+    "harmony": (thought("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"), AREA),
+    "harmony, from its start": (f"<|start|>assistant<|channel|>analysis<|message|>{AREA}", None),
+    "harmony without tokens": (thought("analysisWe ", "assistantfinal"), AREA),
+    "channel": (thought("<|channel>thought\n", "<channel|>"), AREA),
+    "a program names the mark": (fenced("py", STRIP), STRIP),
+    "an unfenced one does": (STRIP, STRIP),
+    "a program names both": (fenced("py", PROMPT), PROMPT),
+    "quoted in it": (f'<think>I close with "</think>" at the end:\n{AREA}', None),
+    "quoted as code": (f"{fenced('', AREA)}\nIt is cut at `</think>`.", AREA),
+}
+TOKENS = ["<|im_end|>", "</s>", "<end_of_turn>", "<eos>", "[/INST]", "<\uff5cend\u2581it\uff5c>"]
+MARKS = {
+    **{f"{token} at the end": (f"```py\n{AREA}{token}\n", AREA) for token in TOKENS},
+    "token at the beginning": (f"<|python_tag|>{AREA}", AREA),
+    "role": (f"<|im_start|>assistant\n{AREA}", AREA),
+    "token in a program": ('x = "</s>"', 'x = "</s>"'),
+    "answer": (f"<answer>\n{VALVE}\n</answer>", VALVE),
+    "answer, cut off": ("<answer>\nvalve opens\nvalve closes", "valve opens\nvalve closes"),
+    "answer, its name longer": (f"<final_answer>{SQL}</final_answer>", SQL),
+    "answer with a fence": (f"<answer>\n{fenced('py', AREA)}\n</answer>", AREA),
+    "answer with words": (f"<answer>\nHere it is:\n{AREA}\n</answer>", AREA),
+    "then its use": (f"<answer>\n{AREA}\n</answer>\n{fenced('', CALLS)}", AREA),
+    "brackets": (f"[PYTHON]\n{AREA}\n[/PYTHON]\n[TESTS]\n{CALLS}\n[/TESTS]", AREA),
+    "attributes": (f'<artifact type="code">\n{AREA}\n</artifact>', AREA),
+    "behind words": (f"The query is: <code>{SQL}</code>", SQL),
+    "closing mark only": (f"{AREA}</code>\n", AREA),
+    "a page stays": (PAGE, PAGE),
+    "an element in it stays": (f"<p>\n{PAGE}", f"<p>\n{PAGE}"),
+    "a comment stays": (JAVA, JAVA),
+}
+FENCES = {
+    "sentences around": (f"Here:\n\n{fenced('python', AREA)}\n\nIt is an area.", AREA),
+    "windows newlines": (fenced("", AREA).replace("\n", "\r\n"), AREA),
+    "carriage returns": (fenced("", AREA).replace("\n", "\r"), AREA),
+    "white space in it": ("```r\nx <- 1  \n\n\n\ty <- 2\n```", "x <- 1  \n\n\n\ty <- 2"),
+    "tildes": (f"So:\n{fenced('r', 'x <- 1', '~~~')}\nBye.", "x <- 1"),
+    "longer": (fenced("", MANUAL.replace("sh\n", "\n"), "````"), MANUAL.replace("sh\n", "\n")),
+    "in a list": (f"1. So:\n\n{indented(fenced('', WHOLE), '   ')}\n2. Run it.", WHOLE),
+    "behind a list mark": (f"- {indented(fenced('', WHOLE), '  ')[2:]}", WHOLE),
+    "in a quote": (f"So:\n\n{indented(fenced('', AREA), '> ')}", AREA),
+    "indented alone": (f"   ```python\n{WHOLE}\n   ```", WHOLE),
+    "blank without width": (f"\u200b{fenced('', AREA)[:-3]}\u200b```\n{WORDS}", AREA),
+    "behind words": (f"Here it is: ```python\n{AREA}\n```", AREA),
+    "attributes": (f'```{{r, echo=F}}\nx <- 1\n```\n```python title="a"\n{AREA}\n```', AREA),
+    "code on its line": (f"```python {AREA}\n```", AREA),
+    "code on its line, no tag": (f"```{AREA}\n```", AREA),
+    "unclosed": (f"Here:\n```python\n{AREA}", AREA),
+    "closed behind code": (f"```python\n{AREA}```\n{WORDS}", AREA),
+    "closed deeper": (f"```python\n{AREA}\n        ```\n{WORDS}", AREA),
+    "closed before words": (f"```python\n{AREA}\n``` and that is all.", AREA),
+    "an indented one in it": (fenced("python", NESTED), NESTED),
+    "one behind a tab in it": (fenced("go", "/*\n\t```\n*/\nx()"), "/*\n\t```\n*/\nx()"),
+    "one with a tag in it": (f"{fenced('python', MANUAL)}\nDone.", MANUAL),
+    "around all": (fenced("markdown", f"Here:\n{fenced('py', AREA)}\nBye."), AREA),
+    "twice": (fenced("", fenced("lua", "return 1")), "return 1"),
+    "closing only": (f"{WHOLE}\n```\n\nThis returns both.", WHOLE),
+    "closing only, then examples": (f"{AREA}\n```\n# Examples\n{CALLS}\n```", AREA),
+    "closing only, code after words": (f"Here it is:\n\n{SQL}\n```\n\n{WORDS}\n- Fast.", SQL),
+    "signs before it": (f"print it:\n{fenced('', AREA)}", AREA),
+}
+NO_FENCE = {
+    **{code.split()[0]: (code, code) for code in (CSHARP, RUST, SQL, BASH, HASKELL, VALVE)},
+    "few signs": (f"Here is the program.\n\n{VALVE}\n\n{WORDS}", VALVE),
+    "sentences in a docstring": (DOCSTRING, DOCSTRING),
+    "sentences in comments": (COMMENTED, COMMENTED),
+    "prose around": (f"Take this, please.\n\n{AREA}\n\n{WORDS}\n\n- It is `pi`.", AREA),
+    "prose in other letters": (f"Źródło:\n\n{AREA}\n\nŁatwe do użycia.", AREA),
+    "prose without spaces": (f"代码如下\n\n{AREA}\n\n面积是对的", AREA),
+    "words without a stop": (f"Sure, here is the one you want\n\n{AREA}", AREA),
+    "a word, a span, a subtitle": (f"Sure!\n`area`\n## Code\n{AREA}\n## Cost\nIt is low.", AREA),
+    "its comments stay": (f"Like this:\n\n# Area\n{AREA}\n\n{WORDS}", f"# Area\n{AREA}"),
+    "headings": (f"# Words\n\nI count them.\n\n{AREA}\n\n## Cost\n\n{WORDS}", AREA),
+    "rulers": (f"Here.\n{RULER}\narea.py\n{RULER}\n{AREA}\n{RULER}\n{WORDS}", AREA),
+    "two ways": (f"One way:\n{SQL}\n{WORDS}\nAnother way:\n{TEMPLATE}", SQL),
+    "steps, then all": (f"Step 1:\n{SQL}\nStep 2:\n{TEMPLATE}\nFull query:\n{SQL[:-1]}", SQL[:-1]),
+    "token": (f"Here:\n<tool_call>lua\n{AREA}", AREA),
+    "list of fragments": ("Steps:\n1. x = f(a)\n2. y = g(x)\n   - z = h(y)", None),
+    "titles": (f"**Area**\n\n{AREA}\n\n**Use**\n\nprint(area(2))", None),
+    "sentences between": (f"Write this.\n{AREA}\nThen write this.\n{VOLUME}", None),
+    "code spans only": ("Use `sorted(xs)` and take `[-1]`.\n\n- `xs[0]` is the first.", None),
+    "refusal": ("I'm sorry, but I can't help with that.", None),
+    "nothing": ("", None),
+    "empty block": ("Here:\n```python\n```", None),
+    "placeholder": (lines("Put it here:", "```", "# your code here", "...", "```"), None),
+    "installation": (fenced("sh", "$ pip install requests\nnpm install react"), None),
+    "no installation": (fenced("sh", "git log | head"), "git log | head"),
+}
+SEVERAL = {
+    "command before": (lines(fenced("sh", "dotnet new console"), fenced("cs", CSHARP)), CSHARP),
+    "longer data": (lines(fenced("sql", SQL), fenced("json", DATA)), SQL),
+    "longer output": (lines(fenced("sql", SQL), fenced("", DATA)), SQL),
+    "no tags": (lines("From", fenced("", "Input: one\nMore: two"), fenced("", AREA)), AREA),
+    "page, no tag": (lines(fenced("html", PAGE), fenced("", AREA)), AREA),
+    "script": (lines(fenced("bash", BASH), fenced("cron", "0 3 * * * ls")), BASH),
+    "prose, command": (lines(fenced("", "a b\n" * 9), fenced("bash", FIND)), FIND),
+    "input before": (lines(fenced("py", "xs = [3, 1, 2]"), fenced("py", WHOLE)), WHOLE),
+    "another way": (lines(fenced("py", WHOLE), "Or:", fenced("py", WHOLE + ".0")), WHOLE),
+    "assertions": (lines(fenced("py", AREA), "Try it out:", fenced("py", CALLS)), AREA),
+    "tests": (lines(fenced("py", AREA), "### Tests", "Run:", fenced("py", SHOWN[13:])), AREA),
+    "tests, said in it": (lines(fenced("py", AREA[:16]), "So:", fenced("py", SHOWN)), AREA[:16]),
+    "general form": (lines("The general form is:", fenced("", "mv A B"), fenced("", FIND)), FIND),
+    "another language": (lines(fenced("c", "0;" * 20), fenced("rust", RUST)), RUST),
+    "parts, then all": (lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
+    "three times": (lines(*[fenced("lua", "return 1")] * 3), "return 1"),
+    "final": (lines(fenced("", AREA), "Final version:", fenced("", WHOLE)), WHOLE),
+    "combined": (lines(fenced("", SQL), "All put together:", fenced("", TEMPLATE)), TEMPLATE),
+    "corrected": (lines(fenced("", DRAFT), "Wait, pi is missing:", fenced("", AREA)), AREA),
+    "called full, but less": (lines(fenced("", WHOLE), "Full:", fenced("", DRAFT)), WHOLE),
+    "imports": (lines(fenced("", HASKELL[:16]), fenced("", HASKELL[18:])), HASKELL),
+    "imports, then all": (lines(fenced("", HASKELL[:16]), fenced("", HASKELL)), HASKELL),
+    "questions": (lines("Q1.", fenced("", AREA), "Q2.", fenced("", SQL)), f"{AREA}\n\n{SQL}"),
+}
+KINDS = {
+    f"{group}: {kind}": row
+    for group, rows in {
         "reasoning": REASONING,
-        "several blocks": SEVERAL_BLOCKS,
-        "left over": LEFT_OVERS,
-        "no program": NO_PROGRAM,
+        "marks": MARKS,
+        "fences": FENCES,
         "no fence": NO_FENCE,
+        "several": SEVERAL,
     }.items()
-    for name, response, program in rows
+    for kind, row in rows.items()
 }
 
 
-@pytest.mark.parametrize(("response", "program"), RESPONSES.values(), ids=RESPONSES)
+@pytest.mark.parametrize(("response", "program"), KINDS.values(), ids=KINDS)
 def test_the_program_in(response, program):
     assert extract_code_from_markdown(response) == program
 
 
-BOTH = f"{fenced('bash', BASH)}\n\nOr:\n\n{fenced('javascript', JAVASCRIPT)}"
-TWO = f"{fenced('cs', CSHARP)}\n\nOr:\n\n{fenced('lua', LUA)}"
+LANGUAGES = {"python3": "py", "C++17": "cpp", "Node.js": "js", "JavaScript, Node 24": "javascript"}
+LANGUAGES |= {"rs": "rust", "pl": "perl", "ml": "ocaml", "jl": "julia", "rkt": "racket", "C#": "cs"}
 
 
-@pytest.mark.parametrize(
-    ("lang", "response", "program"),
-    [
-        ("Bash", BOTH, BASH),
-        ("JavaScript using Node 24", BOTH, JAVASCRIPT),
-        ("C#", TWO, CSHARP),
-        ("Lua /nothink", TWO, LUA),
-        ("Fortran", TWO, extract_code_from_markdown(TWO)),
-        ("Bash", fenced("bash", "git log | head"), "git log | head"),
-        ("Lua", fenced("bash", "git log | head"), None),
-    ],
-)
-def test_blocks_in_the_language_are_preferred(lang, response, program):
-    assert extract_code_from_markdown(response, lang) == program
+@pytest.mark.parametrize(("lang", "tag"), LANGUAGES.items())
+def test_blocks_in_the_language_are_preferred(lang, tag):
+    response = lines(fenced("lua", WHOLE), "Or:", fenced(tag, AREA), fenced("", VOLUME))
+    assert extract_code_from_markdown(response, lang) == AREA
+    assert extract_code_from_markdown(response, "Fortran") == WHOLE
 
 
-ODD_LINES = [
-    "```",
-    "```python",
-    "    x = 1",
-    "\treturn x",
-    "> ~~~",
-    "- ```",
-    "# Usage:",
-    "</think>",
-]
-LINES = st.lists(
-    st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
-    | st.sampled_from(ODD_LINES)
-).map("\n".join)
+ODD_LINES = ["```", "```py", "    x = 1", "\treturn x", "> ~~~", "- ```", "# Usage:", "</think>"]
+ANY_LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
+LINES = st.lists(ANY_LINE | st.sampled_from(ODD_LINES)).map("\n".join)
 
 
 @given(LINES, st.sampled_from("`~"), st.sampled_from(["", "python", "c++", "text"]))
-@example("```\nx\n```", "`", "python")
 def test_any_program_comes_back_from_a_fence_longer_than_those_in_it(body, mark, tag):
     program = f"x = 1\n{body}\nprint(x)"
     longest = max(map(len, re.findall("`+|~+", program)), default=0)
@@ -416,55 +226,51 @@ def test_every_line_of_a_program_stood_in_the_response(response, lang):
     assert all(line in response for line in program.split("\n"))
 
 
-# Used at the start of a line, or of the text, only; all other expressions are searched for.
-MATCHED = {
-    *("CODE", "COMMAND", "COMMENT", "FENCE", "FENCE_BEHIND_WORDS"),
-    *("IMPORT", "PART", "PLACEHOLDER", "PROSE", "KIND_OF_LINE"),
+STATES = {
+    "before a fence": "{}\n```py\nx = 1\n```",
+    "in a fence": "~~~py\n{}\n~~~\n{}",
+    "in an unclosed fence": "Ab {}x\n```\n{}",
+    "in reasoning": "<think>{}</think>\n{}x = 1",
+    "unfenced": "Ab {}x\n\n{}x = (1)\n",
 }
-EXPRESSIONS = {
-    name: value.match if name in MATCHED else value.search
-    for name, value in vars(bcb_multipl_util).items()
-    if isinstance(value, re.Pattern)
-}
-FENCE_UNITS = ["`", "~", "``` ", "```\n", "~~~\n", "> ", "- "]
-TEXT_UNITS = [" ", "\n", "a", "a\n", "A b ", "A:\n", "é", "**", "Q1.\n", "# a\n", "# a\n\n"]
-MARK_UNITS = ["<", "</", "<a>", "<a>a</a>", "[a]", "[/", "<|", "<|a|>", "<|think|>"]
-MARK_UNITS += ["<think>", "</think>", "think", "</s>", "</a>\n", "<answer>", "answer"]
-CODE_UNITS = ["(", "= ", '"""', '"""\n', "/*\n", ";", "let x ", "def \n", "import a\n"]
-UNITS = FENCE_UNITS + TEXT_UNITS + MARK_UNITS + CODE_UNITS
-FRAMES = ["{}", "x{}", "```py\n{}\n```\nx\n{}```", "<{}", "<a>{}</a>", "```{}`", '"""{}x']
+UNITS = [*'`~> \t\nA1é.!(="|[<_', "- ", "a\n", "b c", "# a\n", "A b:\n", "/*\n", "import a\n"]
+UNITS += [
+    "```\n",
+    "```py\nx\n```\n",
+    "<a>",
+    "<|a|>",
+    "<think>\n",
+    "</think>",
+    "<answer>\n",
+    " your",
+]
 
 
-def seconds(call, text: str) -> float:
-    started = time.process_time()
-    call(text)
-    return time.process_time() - started
+def cpu_seconds(text: str, times: int = 1) -> float:
+    spent = []
+    for _ in range(times):  # what disturbs a measurement does not disturb all of them
+        started = time.process_time()
+        extract_code_from_markdown(text)
+        spent.append(time.process_time() - started)
+    return min(spent)
 
 
-def growth(call, frame: str, unit: str) -> float:
-    """How many times as long 8 times the text takes: 8 in linear, 64 in quadratic time."""
-    few, many = (frame.replace("{}", unit * (n // len(unit))) for n in (1000, 8000))
-    once, longer = min(seconds(call, few) for _ in range(3)), float("inf")
-    for _ in range(5):  # what disturbs a measurement does not disturb all of them
-        longer = min(longer, seconds(call, many))
-        if longer < max(LINEAR * once, QUICK):
-            return 0.0
-    return longer / once
+@pytest.mark.parametrize("frame", STATES.values(), ids=STATES)
+def test_time_grows_linearly(frame):
+    for units in itertools.product(UNITS, UNITS):
+        for one_by_one in (True, False):
+            few, some, many = (frame.replace("{}", run(*units, one_by_one, n)) for n in (1, 2, 8))
+            if cpu_seconds(few) > 0.004:  # linear time is some 0.001 s
+                assert cpu_seconds(many, 3) < 8 * cpu_seconds(some, 3), units  # or 4, or 16
 
 
-LINEAR = 24  # between the two
-QUICK = 0.01  # seconds of CPU time, which no quadratic time for 8,000 characters is
-CALLS = {**EXPRESSIONS, "all": extract_code_from_markdown}
+def run(first: str, second: str, one_by_one: bool, kilobytes: int) -> str:
+    """Two units in turn, or the one and then the other, so many times."""
+    n = 1000 * kilobytes // len(first + second)
+    return (first + second) * n if one_by_one else first * n + second * n
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_time_grows_no_faster_than_a_run_of_anything(unit):
-    for frame in FRAMES:
-        for name, call in CALLS.items():
-            assert growth(call, frame, unit) < LINEAR, (name, frame)
-
-
-def test_a_megabyte_of_everything_takes_seconds():
-    hostile = "".join(unit * (1_000_000 // len(UNITS) // len(unit)) for unit in UNITS)
-    for name, call in CALLS.items():
-        assert seconds(call, hostile) < 9, name
+@pytest.mark.parametrize("frame", STATES.values(), ids=STATES)
+def test_a_long_response_takes_seconds(frame):
+    hostile = "".join(unit * (300_000 // len(UNITS) // len(unit)) for unit in UNITS)
+    assert cpu_seconds(frame.replace("{}", hostile)) < 4
