@@ -107,11 +107,12 @@ def without_reasoning(text: str) -> str:
     kept, start, opened = "", 0, False
     for mark in REASONING.finditer(text):
         before = text[start : mark.start()]
-        fenced = any(mark[0] in b.text for b in fenced_blocks(before + mark[0]))
+        blocks = fenced_blocks(before + mark[0])
+        named = any(mark[0] in block.text for block in blocks)
         if opened:
             opened = not mark["closing"]
-        elif fenced or is_code(re.sub("<[^<>]*>", "", before)):
-            break  # a program names the mark
+        elif named or (not blocks and is_code(re.sub("<[^<>]*>", "", before))):
+            break  # by a program
         else:
             kept, opened = ("", False) if mark["closing"] else (kept + before, True)
         start = mark.end()

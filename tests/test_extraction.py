@@ -14,7 +14,8 @@ AREA = "def area(r):\n    return 3.14 * r * r"
 DRAFT = "def area(r):\n    return r * r"
 VOLUME = "def volume(r, h):\n    return area(r) * h"
 WHOLE = f"{AREA}\n\n\n{VOLUME}"
-CALLS = "\n".join(f"print(area({r}))" for r in range(30))
+CALLS = "\n".join(f'print(area({n}, "{"ab" * n}"))' for n in range(30))
+DRIVER = 'r = float(input())\nif r > 0:\n    print("The area:", area(r))\nelse:\n    exit(1)'
 CSHARP = "class Clamp\n{\n    static int Low(int x) => Math.Max(x, 0);\n}"
 RUST = "pub fn gcd(a: u64, b: u64) -> u64 {\n    if b == 0 { a } else { gcd(b, a % b) }\n}"
 SQL = "SELECT name, age\nFROM people\nWHERE age > 30;"
@@ -30,9 +31,8 @@ NESTED = 'def table(rows):\n    """Make a table.\n\n    ```\n    table([[1]])\n 
 DOCSTRING = f'"""Means.\n\nThe list must not be empty.\nAn empty one fails.\n"""\n\n{AREA}'
 COMMENTED = f"# It is an area.\n# It is not rounded.\n# The radius is given.\n{AREA}"
 HASKELL = "import Data.List\n\nruns = group"
-DATA = "\n".join(f'{{"key{n}": {n}, "and a longer one": {n}}}' for n in range(9))
+DATA = '{"name": "Ada",\n"town": "London",\n"tongues": ["English", "French"],\n"age": 36}'
 TEMPLATE = "SELECT column\nFROM table\nWHERE condition;"
-SHOWN = f"# Test cases\n{VOLUME}\n\nprint(volume(1, 2), volume(2, 3))\nexit()\n\nassert True"
 WORDS = "It does what you want, and no more."
 RULER = "-" * 40
 
@@ -62,9 +62,10 @@ REASONING = {
     "attributes, never closed": (f'<think effort="low">\n{AREA}', None),
     "never opened": (thought("", "</think>"), AREA),
     "closed in a line": (f"So I join them.</think>{SQL}", SQL),
-    "never closed": (f"<think>\n{fenced('py', AREA)}", None),
+    "never closed": (f"[THINK]\n{fenced('py', AREA)}", None),
     "closed, opened again": (f"<think>a</think>Wait.\n<think>\n{AREA}", None),
     "before and after": (f"<think>a</think>\n{fenced('', AREA)}\n<think>b</think>", AREA),
+    "a draft before it alone": (f"{fenced('', DRAFT)}\n</think>\n{fenced('', AREA)}", AREA),
     "a plan, then the answer": (f"<plan>Sort.</plan>\n<answer>\n{AREA}\n</answer>", AREA),
     "harmony": (thought("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"), AREA),
     "harmony, from its start": (f"<|start|>assistant<|channel|>analysis<|message|>{AREA}", None),
@@ -95,6 +96,7 @@ MARKS = {
     "a page stays": (PAGE, PAGE),
     "an element in it stays": (f"<p>\n{PAGE}", f"<p>\n{PAGE}"),
     "a comment stays": (JAVA, JAVA),
+    "a program that asks for it stays": (f'{SQL}\nx = "<answer>"\n{SQL}',) * 2,
 }
 FENCES = {
     "sentences around": (f"Here:\n\n{fenced('python', AREA)}\n\nIt is an area.", AREA),
@@ -108,7 +110,9 @@ FENCES = {
     "in a quote": (f"So:\n\n{indented(fenced('', AREA), '> ')}", AREA),
     "indented alone": (f"   ```python\n{WHOLE}\n   ```", WHOLE),
     "blank without width": (f"\u200b{fenced('', AREA)[:-3]}\u200b```\n{WORDS}", AREA),
-    "behind words": (f"Here it is: ```python\n{AREA}\n```", AREA),
+    "behind words": (f"Here it is: ```python\n  {AREA}\n```", f"  {AREA}"),
+    "before words": (f"Put ``` before it and\n{fenced('', AREA)}", AREA),
+    "a span on a line": (f"```sketch```\n{AREA}", AREA),
     "attributes": (f'```{{r, echo=F}}\nx <- 1\n```\n```python title="a"\n{AREA}\n```', AREA),
     "code on its line": (f"```python {AREA}\n```", AREA),
     "code on its line, no tag": (f"```{AREA}\n```", AREA),
@@ -121,10 +125,9 @@ FENCES = {
     "one with a tag in it": (f"{fenced('python', MANUAL)}\nDone.", MANUAL),
     "around all": (fenced("markdown", f"Here:\n{fenced('py', AREA)}\nBye."), AREA),
     "twice": (fenced("", fenced("lua", "return 1")), "return 1"),
-    "closing only": (f"{WHOLE}\n```\n\nThis returns both.", WHOLE),
     "closing only, then examples": (f"{AREA}\n```\n# Examples\n{CALLS}\n```", AREA),
     "closing only, code after words": (f"Here it is:\n\n{SQL}\n```\n\n{WORDS}\n- Fast.", SQL),
-    "signs before it": (f"print it:\n{fenced('', AREA)}", AREA),
+    "signs before it": (f"area(r):\n{fenced('', AREA)}", AREA),
 }
 NO_FENCE = {
     **{code.split()[0]: (code, code) for code in (CSHARP, RUST, SQL, BASH, HASKELL, VALVE)},
@@ -137,13 +140,18 @@ NO_FENCE = {
     "words without a stop": (f"Sure, here is the one you want\n\n{AREA}", AREA),
     "a word, a span, a subtitle": (f"Sure!\n`area`\n## Code\n{AREA}\n## Cost\nIt is low.", AREA),
     "its comments stay": (f"Like this:\n\n# Area\n{AREA}\n\n{WORDS}", f"# Area\n{AREA}"),
+    "a table": (f"{AREA}\n\n| r | area |\n|---|---|", AREA),
+    "a ruler in it": (f"{SQL}\n{RULER}\n{SQL}", f"{SQL}\n{RULER}\n{SQL}"),
+    "byte order mark": (f"\ufeff{AREA}", AREA),
     "headings": (f"# Words\n\nI count them.\n\n{AREA}\n\n## Cost\n\n{WORDS}", AREA),
     "rulers": (f"Here.\n{RULER}\narea.py\n{RULER}\n{AREA}\n{RULER}\n{WORDS}", AREA),
     "two ways": (f"One way:\n{SQL}\n{WORDS}\nAnother way:\n{TEMPLATE}", SQL),
     "steps, then all": (f"Step 1:\n{SQL}\nStep 2:\n{TEMPLATE}\nFull query:\n{SQL[:-1]}", SQL[:-1]),
-    "token": (f"Here:\n<tool_call>lua\n{AREA}", AREA),
+    "tokens": (f"Here:\n<tool_call>lua\n<|lua|>\n{AREA}", AREA),
     "list of fragments": ("Steps:\n1. x = f(a)\n2. y = g(x)\n   - z = h(y)", None),
     "titles": (f"**Area**\n\n{AREA}\n\n**Use**\n\nprint(area(2))", None),
+    "steps": (f"Step 1: define\n{AREA}\nStep 2: call\nprint(area(2))", None),
+    "items": (f"{AREA}\n- Then you call it.\nprint(area(2))", None),
     "sentences between": (f"Write this.\n{AREA}\nThen write this.\n{VOLUME}", None),
     "code spans only": ("Use `sorted(xs)` and take `[-1]`.\n\n- `xs[0]` is the first.", None),
     "refusal": ("I'm sorry, but I can't help with that.", None),
@@ -154,23 +162,27 @@ NO_FENCE = {
     "no installation": (fenced("sh", "git log | head"), "git log | head"),
 }
 SEVERAL = {
-    "command before": (lines(fenced("sh", "dotnet new console"), fenced("cs", CSHARP)), CSHARP),
-    "longer data": (lines(fenced("sql", SQL), fenced("json", DATA)), SQL),
-    "longer output": (lines(fenced("sql", SQL), fenced("", DATA)), SQL),
+    "shell before": (lines(fenced("sh", f"{FIND} && echo done"), fenced("cs", CSHARP)), CSHARP),
+    "longer data": (lines(fenced("json", DATA), fenced("sql", SQL)), SQL),
+    "longer output": (lines(fenced("", DATA), fenced("sql", SQL)), SQL),
     "no tags": (lines("From", fenced("", "Input: one\nMore: two"), fenced("", AREA)), AREA),
     "page, no tag": (lines(fenced("html", PAGE), fenced("", AREA)), AREA),
     "script": (lines(fenced("bash", BASH), fenced("cron", "0 3 * * * ls")), BASH),
-    "prose, command": (lines(fenced("", "a b\n" * 9), fenced("bash", FIND)), FIND),
+    "prose, command": (lines(fenced("", f"{WORDS}\nYes."), fenced("bash", FIND)), FIND),
     "input before": (lines(fenced("py", "xs = [3, 1, 2]"), fenced("py", WHOLE)), WHOLE),
     "another way": (lines(fenced("py", WHOLE), "Or:", fenced("py", WHOLE + ".0")), WHOLE),
     "assertions": (lines(fenced("py", AREA), "Try it out:", fenced("py", CALLS)), AREA),
-    "tests": (lines(fenced("py", AREA), "### Tests", "Run:", fenced("py", SHOWN[13:])), AREA),
-    "tests, said in it": (lines(fenced("py", AREA[:16]), "So:", fenced("py", SHOWN)), AREA[:16]),
-    "general form": (lines("The general form is:", fenced("", "mv A B"), fenced("", FIND)), FIND),
+    "driver": (lines(fenced("py", AREA), "To run it:", fenced("py", DRIVER)), AREA),
+    "tests": (lines("### Tests", "Run:", fenced("py", VOLUME), "So:", fenced("py", AREA)), AREA),
+    "tests, said in it": (lines(fenced("py", f"# Tests\n{VOLUME}"), fenced("py", AREA)), AREA),
+    "general form": (
+        lines("The general form:", fenced("", "find A -x"), fenced("", FIND)),
+        FIND,
+    ),
     "another language": (lines(fenced("c", "0;" * 20), fenced("rust", RUST)), RUST),
     "parts, then all": (lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
-    "three times": (lines(*[fenced("lua", "return 1")] * 3), "return 1"),
-    "final": (lines(fenced("", AREA), "Final version:", fenced("", WHOLE)), WHOLE),
+    "final": (lines(fenced("", DRAFT), "Final version:", fenced("", WHOLE)), WHOLE),
+    "all again": (lines(fenced("", DRAFT), fenced("", WHOLE), "Full:", fenced("", WHOLE)), WHOLE),
     "combined": (lines(fenced("", SQL), "All put together:", fenced("", TEMPLATE)), TEMPLATE),
     "corrected": (lines(fenced("", DRAFT), "Wait, pi is missing:", fenced("", AREA)), AREA),
     "called full, but less": (lines(fenced("", WHOLE), "Full:", fenced("", DRAFT)), WHOLE),
@@ -234,16 +246,7 @@ STATES = {
     "unfenced": "Ab {}x\n\n{}x = (1)\n",
 }
 UNITS = [*'`~> \t\nA1é.!(="|[<_', "- ", "a\n", "b c", "# a\n", "A b:\n", "/*\n", "import a\n"]
-UNITS += [
-    "```\n",
-    "```py\nx\n```\n",
-    "<a>",
-    "<|a|>",
-    "<think>\n",
-    "</think>",
-    "<answer>\n",
-    " your",
-]
+UNITS += ["```\n", "```py\nx\n```\n", "<a>", "<|a|>", "<think>\n", "</think>", "<answer>\n", "your"]
 
 
 def cpu_seconds(text: str, times: int = 1) -> float:
