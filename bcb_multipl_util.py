@@ -22,45 +22,47 @@ BLANK = " \t\xa0\xad\u200b\u200c\u200d\u2060\ufeff"
 # A fence may stand behind quote or list marks or, with no more than a tag after it, behind words.
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
-# The names and tags of each language.
-NAMES = (
-    "c# cs csharp|c++ cpp|go golang|python py|bash sh shell|javascript js jsx node node.js|ruby rb"
-    "|typescript ts tsx|rust rs|perl pl|ocaml ml|julia jl|racket rkt|haskell hs|kotlin kt"
+# Names and tags of one language, by which --lang and the tag of a block are compared.
+TAGS = (
+    "cs=c# csharp=c# cpp=c++ golang=go py=python js=javascript jsx=javascript ts=typescript rs=rust"
 )
-SAME_LANGUAGE = {name: names.split()[0] for names in NAMES.split("|") for name in names.split()}
-# Tags of blocks that are the program only where there is no other.
+MORE_TAGS = (
+    "tsx=typescript node=javascript node.js=javascript sh=bash shell=bash rb=ruby hs=haskell"
+)
+MULTIPL_E = "pl=perl ml=ocaml jl=julia rkt=racket kt=kotlin"
+SAME_LANGUAGE = dict(pair.split("=") for pair in f"{TAGS} {MORE_TAGS} {MULTIPL_E}".split())
+# Tags of blocks that are the program only where there is no other: data, shell, pages, settings.
+DATA = r"te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties"
 ASIDE = re.compile(
-    r"(te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties"
-    r"|bash|console|powershell|markdown|mermaid|html|css|dockerfile|makefile)?$"
+    rf"({DATA}|bash|console|powershell|markdown|mermaid|html|css|dockerfile|makefile)?$"
 )
 # What the line above a block says if it is the whole program, or corrects the one before.
-COMPLETE = re.compile(
-    r"(?i)\b(completed?|full|final|fix(ed)?|together|wait|oops|\w+ed (\w+ )?(version|code))\b"
-)
-# What stands above a block that is not the program.
-BESIDE = re.compile(
-    r"(?im)\bgeneral (syntax|form)|^[^\w\n]*(\w+ )?(usage|tests?|examples?|syntax)( \w+)?[^\w\n]*$"
-)
+VERSION = r"\w+ed (\w+ )?(version|code)"
+COMPLETE = re.compile(rf"(?i)\b(completed?|full|final|fix(ed)?|together|wait|oops|{VERSION})\b")
+# What stands above a block that is not the program: a heading, or that it is a form to fill in.
+HEADING = r"^[^\w\n]*(\w+ )?(usage|tests?|examples?|syntax)( \w+)?[^\w\n]*$"
+BESIDE = re.compile(rf"(?im){HEADING}|\bgeneral (syntax|form)")
 # What stands above a block that answers one of several questions.
 QUESTION = re.compile(r"(?im)^[^\w\n]*(q(uestion)?|part|problem|task) ?\d")
 # Lines of a block of imports, and of one that holds no program: placeholders, installations.
 IMPORT = re.compile(r"\s*((import|from|using|#include|require|library|use|package|open)\b|$)")
 NOTHING = re.compile(r"(?i)\W*(your\b.*\bhere\W*|(sudo )?(pip3?|npm|apt|cargo) (i|install)\b.*)?$")
-# A line of code is indented, holds signs, or begins with capitals or one of these words.
-KEYWORD = (
-    r"(def|class|function|func|module|import|from|using|#include|package|public|const|let|var|local"
-    r"|return|if|for|do|done|end|SELECT)\b"
-)
-CODE = re.compile(r"\t|  |\(|.*([;{}=<>$\"|]|\w[(\[])|[A-Z_-]{2,}(?![\w:])|" + KEYWORD)
+# A line of code is indented, holds signs, or begins with capitals or a keyword.
+DECLARE = "def|class|function|func|module|import|from|using|#include|package|public|const|let|var"
+KEYWORD = rf"({DECLARE}|local|return|if|for|do|done|end|SELECT)\b"
+CODE = re.compile(rf"\t|  |\(|.*([;{{}}=<>$\"|]|\w[(\[])|[A-Z_-]{{2,}}(?![\w:])|{KEYWORD}")
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 # Docstrings and block comments hold sentences; one that is never closed ends with the text.
-QUOTED_TEXT = re.compile(
-    r"(?sm)(\"{3}|'{3}).*?(\1|\Z)|^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
+DOCSTRING = r"(\"{3}|'{3}).*?(\1|\Z)"
+BLOCK_COMMENT = r"^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
+QUOTED_TEXT = re.compile(f"(?sm){DOCSTRING}|{BLOCK_COMMENT}")
+# A line of prose: an item, a title, or a sentence, which begins with a capital and ends with a stop
+# or holds three small words in a row; Chinese, Japanese or Korean.
+SENTENCE = (
+    r"[^\W\da-z_]([^\W\dA-Z_]|['\s])(.* \S*\w[])\"'`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})"
 )
-# A numbered item, a title, or a sentence: a capital, and a stop or three small words in a row.
 PROSE = re.compile(
-    r" {,3}(\d+[.)] |Step \d|[\u3040-\ud7ff]|([-*] +)?(\*\*[A-Z]|[\"*`]*[^\W\da-z_]"
-    r"([^\W\dA-Z_]|['\s])(.* \S*\w[])\"'`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})))"
+    rf" {{,3}}(\d+[.)] |Step \d|[\u3040-\ud7ff]|([-*] +)?(\*\*[A-Z]|[\"*`]*{SENTENCE}))"
 )
 # In a text without fences, what stands beside the code: items, spans of code, tables, words; and
 # what separates its sections: a fence, a ruler, a token, a line that ends with a colon.
@@ -227,5 +229,5 @@ def the_program(blocks: list[Block], lang: str) -> str:
 
 def size(block: Block) -> int:
     """How long a block is; lines that begin alike, as assertions and data do, count once."""
-    lines = {re.sub(r"\d", "", line)[:16]: line for line in block.text.split("\n")}
-    return sum(map(len, lines.values()))
+    beginnings = {re.sub(r"\d", "", line)[:16]: line for line in block.text.split("\n")}
+    return sum(map(len, beginnings.values()))
