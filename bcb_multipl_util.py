@@ -23,19 +23,13 @@ BLANK = " \t\xa0\xad\u200b\u200c\u200d\u2060\ufeff"
 FENCE = re.compile(rf"([>{BLANK}]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(`{{3,}}|~{{3,}}(?!~))(?=[^`]*$)")
 FENCE_BEHIND_WORDS = re.compile(r"([^`]+)(`{3,})(?=[\w+#.-]*$)")
 # Names and tags of one language, by which --lang and the tag of a block are compared.
-TAGS = (
-    "cs=c# csharp=c# cpp=c++ golang=go py=python js=javascript jsx=javascript ts=typescript rs=rust"
-)
-MORE_TAGS = (
-    "tsx=typescript node=javascript node.js=javascript sh=bash shell=bash rb=ruby hs=haskell"
-)
-MULTIPL_E = "pl=perl ml=ocaml jl=julia rkt=racket kt=kotlin"
-SAME_LANGUAGE = dict(pair.split("=") for pair in f"{TAGS} {MORE_TAGS} {MULTIPL_E}".split())
+TAGS = "cs=c# csharp=c# cpp=c++ golang=go py=python sh=bash shell=bash rb=ruby js=javascript"
+TAGS += " jsx=javascript node=javascript node.js=javascript ts=typescript tsx=typescript"
+TAGS += " rs=rust pl=perl ml=ocaml jl=julia rkt=racket hs=haskell kt=kotlin"
+SAME_LANGUAGE = dict(pair.split("=") for pair in TAGS.split())
 # Tags of blocks that are the program only where there is no other: data, shell, pages, settings.
-DATA = r"te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties"
-ASIDE = re.compile(
-    rf"({DATA}|bash|console|powershell|markdown|mermaid|html|css|dockerfile|makefile)?$"
-)
+DATA = r"te?xt|output|log|json|ya?ml|toml|xml|csv|ini|env|properties|mermaid|dockerfile|makefile"
+ASIDE = re.compile(rf"({DATA}|bash|console|powershell|markdown|html|css)?$")
 # What the line above a block says if it is the whole program, or corrects the one before.
 VERSION = r"\w+ed (\w+ )?(version|code)"
 COMPLETE = re.compile(rf"(?i)\b(completed?|full|final|fix(ed)?|together|wait|oops|{VERSION})\b")
@@ -56,14 +50,11 @@ COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 DOCSTRING = r"(\"{3}|'{3}).*?(\1|\Z)"
 BLOCK_COMMENT = r"^[ \t]*(/\*|--\[\[|\{-|\(\*|<!--).*?(\*/|\]\]|-\}|\*\)|-->|\Z)"
 QUOTED_TEXT = re.compile(f"(?sm){DOCSTRING}|{BLOCK_COMMENT}")
-# A line of prose: an item, a title, or a sentence, which begins with a capital and ends with a stop
-# or holds three small words in a row; Chinese, Japanese or Korean.
-SENTENCE = (
-    r"[^\W\da-z_]([^\W\dA-Z_]|['\s])(.* \S*\w[])\"'`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})"
-)
-PROSE = re.compile(
-    rf" {{,3}}(\d+[.)] |Step \d|[\u3040-\ud7ff]|([-*] +)?(\*\*[A-Z]|[\"*`]*{SENTENCE}))"
-)
+# A sentence begins with a capital, and ends with a stop or holds three small words in a row.
+SENTENCE = r"[\"*`]*[^\W\da-z_]([^\W\dA-Z_]|['\s])"
+SENTENCE += r"(.* \S*\w[])\"'`*]*[.:!?]\W*$|.*( [^\W\dA-Z_][\w'`,-]*){3})"
+# A line of prose: a numbered item, Chinese or the like, a title, or a sentence.
+PROSE = re.compile(rf" {{,3}}(\d+[.)] |Step \d|[\u3040-\ud7ff]|([-*] +)?(\*\*[A-Z]|{SENTENCE}))")
 # In a text without fences, what stands beside the code: items, spans of code, tables, words; and
 # what separates its sections: a fence, a ruler, a token, a line that ends with a colon.
 LISTED = r"\s*([-*•\u2013] |#{2,6} |((`[^`]+`|\|.*\||[A-Z]\w*[.!])\s*)?$)"
