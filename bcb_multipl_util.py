@@ -40,7 +40,8 @@ BESIDE = re.compile(rf"(?im){HEADING}|\bgeneral (syntax|form)")
 QUESTION = re.compile(r"(?im)^[^\w\n]*(q(uestion)?|part|problem|task) ?\d")
 # Lines of a block of imports, and of one that holds no program: placeholders, installations.
 IMPORT = re.compile(r"\s*((import|from|using|#include|require|library|use|package|open)\b|$)")
-NOTHING = re.compile(r"(?i)\W*(your\b.*\bhere\W*|(sudo )?(pip3?|npm|apt|cargo) (i|install)\b.*)?$")
+INSTALL = r"(sudo )?(pip3?|npm|yarn|cargo|apt(-get)?) (i|install|add)\b.*"
+NOTHING = re.compile(rf"(?i)\W*(your\b.*\bhere\W*|{INSTALL})?$")
 # A line of code is indented, holds signs, or begins with capitals or a keyword.
 DECLARE = "def|class|function|func|module|import|from|using|#include|package|public|const|let|var"
 KEYWORD = rf"({DECLARE}|local|return|if|for|do|done|end|SELECT)\b"
@@ -184,9 +185,9 @@ def unfenced_blocks(text: str) -> list[Block]:
 
 
 def is_code(text: str) -> bool:
-    """Whether more than half of the different lines look like code and none reads as a sentence."""
-    different = set(QUOTED_TEXT.sub("", text).split("\n"))
-    lines = [line for line in different if line.strip() and not COMMENT.match(line)]
+    """Whether more than half of the lines look like code and none reads as a sentence."""
+    lines = QUOTED_TEXT.sub("", text).split("\n")
+    lines = [line for line in lines if line.strip() and not COMMENT.match(line)]
     looks = sum(1 for line in lines if CODE.match(line))
     return 2 * looks > len(lines) and not any(PROSE.match(line) for line in lines)
 

@@ -25,7 +25,8 @@ VALVE = "// Opens at noon\nIF Noon THEN\nValve := TRUE;\nEND_IF\n// Closes\nIF N
 JAVA = "/**\n * The words of a text.\n * Made by <code>split</code>.\n */\nclass Words {\n}"
 STRIP = "import re\n\ndef strip(text):\n    # up to </think>\n    return text[9:]"
 PROMPT = 'P = """\n<think>\nBriefly.\n</think>\n"""\nask(P)'
-PAGE = "<html>\n<body>\n<code>\nx = 1\n</code>\n</body>\n</html>"
+PAGE = "<html>\n<body>\n<p>x</p>\n</body>\n</html>"
+ELEMENT = "let x = <p>\n  <code>\n  {y}\n  </code>\n</p>;"
 MANUAL = 'TEXT = """\n```sh\nls\n```\n"""\nprint(TEXT)'
 NESTED = 'def table(rows):\n    """Make a table.\n\n    ```\n    table([[1]])\n    ```\n    """'
 DOCSTRING = f'"""Means.\n\nThe list must not be empty.\nAn empty one fails.\n"""\n\n{AREA}'
@@ -53,7 +54,9 @@ def thought(begin: str, end: str) -> str:
     return f"{begin}Try this:\n{fenced('py', DRAFT)}\n{end}{fenced('py', AREA)}"
 
 
-REASONING = {
+TOKENS = ["<|im_end|>", "</s>", "<end_of_turn>", "<eos>", "[/INST]", "<\uff5cend\u2581it\uff5c>"]
+KINDS = {
+    # in reasoning and after it
     "closed": (thought("<think>\n", "</think>\n"), AREA),
     "another name": (thought("<inner_monologue>", "</inner_monologue>"), AREA),
     "capitals in brackets": (thought("[THINK]", "[/THINK]"), AREA),
@@ -76,9 +79,7 @@ REASONING = {
     "a program names both": (fenced("py", PROMPT), PROMPT),
     "quoted in it": (f'<think>I close with "</think>" at the end:\n{AREA}', None),
     "quoted as code": (f"{fenced('', AREA)}\nIt is cut at `</think>`.", AREA),
-}
-TOKENS = ["<|im_end|>", "</s>", "<end_of_turn>", "<eos>", "[/INST]", "<\uff5cend\u2581it\uff5c>"]
-MARKS = {
+    # tokens, and marks around the answer
     **{f"{token} at the end": (f"```py\n{AREA}{token}\n", AREA) for token in TOKENS},
     "token at the beginning": (f"<|python_tag|>{AREA}", AREA),
     "role": (f"<|im_start|>assistant\n{AREA}", AREA),
@@ -86,19 +87,16 @@ MARKS = {
     "answer": (f"<answer>\n{VALVE}\n</answer>", VALVE),
     "answer, cut off": ("<answer>\nvalve opens\nvalve closes", "valve opens\nvalve closes"),
     "answer, its name longer": (f"<final_answer>{SQL}</final_answer>", SQL),
-    "answer with a fence": (f"<answer>\n{fenced('py', AREA)}\n</answer>", AREA),
     "answer with words": (f"<answer>\nHere it is:\n{AREA}\n</answer>", AREA),
     "then its use": (f"<answer>\n{AREA}\n</answer>\n{fenced('', CALLS)}", AREA),
     "brackets": (f"[PYTHON]\n{AREA}\n[/PYTHON]\n[TESTS]\n{CALLS}\n[/TESTS]", AREA),
     "attributes": (f'<artifact type="code">\n{AREA}\n</artifact>', AREA),
     "behind words": (f"The query is: <code>{SQL}</code>", SQL),
     "closing mark only": (f"{AREA}</code>\n", AREA),
-    "a page stays": (PAGE, PAGE),
-    "an element in it stays": (f"<p>\n{PAGE}", f"<p>\n{PAGE}"),
+    "an element in a program stays": (f"Take this, please.\n\n{ELEMENT}\n\n{WORDS}", ELEMENT),
     "a comment stays": (JAVA, JAVA),
     "a program that asks for it stays": (f'{SQL}\nx = "<answer>"\n{SQL}',) * 2,
-}
-FENCES = {
+    # fences
     "sentences around": (f"Here:\n\n{fenced('python', AREA)}\n\nIt is an area.", AREA),
     "windows newlines": (fenced("", AREA).replace("\n", "\r\n"), AREA),
     "carriage returns": (fenced("", AREA).replace("\n", "\r"), AREA),
@@ -110,16 +108,16 @@ FENCES = {
     "in a quote": (f"So:\n\n{indented(fenced('', AREA), '> ')}", AREA),
     "indented alone": (f"   ```python\n{WHOLE}\n   ```", WHOLE),
     "blank without width": (f"\u200b{fenced('', AREA)[:-3]}\u200b```\n{WORDS}", AREA),
-    "behind words": (f"Here it is: ```python\n  {AREA}\n```", f"  {AREA}"),
+    "fence behind words": (f"Here it is: ```python\n  {AREA}\n```", f"  {AREA}"),
     "before words": (f"Put ``` before it and\n{fenced('', AREA)}", AREA),
-    "a span on a line": (f"```sketch```\n{AREA}", AREA),
-    "attributes": (f'```{{r, echo=F}}\nx <- 1\n```\n```python title="a"\n{AREA}\n```', AREA),
+    "a span, no fence": (f"```sketch```\n{AREA}", AREA),
+    "a span on a line": (f"```area``` is\n{fenced('', AREA)}", AREA),
+    "attributes of data": (f'```json title="a"\n{DATA}\n```\n{fenced("", AREA)}', AREA),
     "code on its line": (f"```python {AREA}\n```", AREA),
     "code on its line, no tag": (f"```{AREA}\n```", AREA),
     "unclosed": (f"Here:\n```python\n{AREA}", AREA),
     "closed behind code": (f"```python\n{AREA}```\n{WORDS}", AREA),
     "closed deeper": (f"```python\n{AREA}\n        ```\n{WORDS}", AREA),
-    "closed before words": (f"```python\n{AREA}\n``` and that is all.", AREA),
     "an indented one in it": (fenced("python", NESTED), NESTED),
     "one behind a tab in it": (fenced("go", "/*\n\t```\n*/\nx()"), "/*\n\t```\n*/\nx()"),
     "one with a tag in it": (f"{fenced('python', MANUAL)}\nDone.", MANUAL),
@@ -128,9 +126,8 @@ FENCES = {
     "closing only, then examples": (f"{AREA}\n```\n# Examples\n{CALLS}\n```", AREA),
     "closing only, code after words": (f"Here it is:\n\n{SQL}\n```\n\n{WORDS}\n- Fast.", SQL),
     "signs before it": (f"area(r):\n{fenced('', AREA)}", AREA),
-}
-NO_FENCE = {
-    **{code.split()[0]: (code, code) for code in (CSHARP, RUST, SQL, BASH, HASKELL, VALVE)},
+    # without a fence
+    **{code.split()[0]: (code, code) for code in (BASH, HASKELL, VALVE)},
     "few signs": (f"Here is the program.\n\n{VALVE}\n\n{WORDS}", VALVE),
     "sentences in a docstring": (DOCSTRING, DOCSTRING),
     "sentences in comments": (COMMENTED, COMMENTED),
@@ -139,7 +136,6 @@ NO_FENCE = {
     "prose without spaces": (f"代码如下\n\n{AREA}\n\n面积是对的", AREA),
     "words without a stop": (f"Sure, here is the one you want\n\n{AREA}", AREA),
     "a word, a span, a subtitle": (f"Sure!\n`area`\n## Code\n{AREA}\n## Cost\nIt is low.", AREA),
-    "its comments stay": (f"Like this:\n\n# Area\n{AREA}\n\n{WORDS}", f"# Area\n{AREA}"),
     "a table": (f"{AREA}\n\n| r | area |\n|---|---|", AREA),
     "a ruler in it": (f"{SQL}\n{RULER}\n{SQL}", f"{SQL}\n{RULER}\n{SQL}"),
     "byte order mark": (f"\ufeff{AREA}", AREA),
@@ -154,15 +150,11 @@ NO_FENCE = {
     "items": (f"{AREA}\n- Then you call it.\nprint(area(2))", None),
     "sentences between": (f"Write this.\n{AREA}\nThen write this.\n{VOLUME}", None),
     "code spans only": ("Use `sorted(xs)` and take `[-1]`.\n\n- `xs[0]` is the first.", None),
-    "refusal": ("I'm sorry, but I can't help with that.", None),
-    "nothing": ("", None),
     "empty block": ("Here:\n```python\n```", None),
     "placeholder": (lines("Put it here:", "```", "# your code here", "...", "```"), None),
     "installation": (fenced("sh", "$ pip install requests\nnpm install react"), None),
     "no installation": (fenced("sh", "git log | head"), "git log | head"),
-}
-SEVERAL = {
-    "shell before": (lines(fenced("sh", f"{FIND} && echo done"), fenced("cs", CSHARP)), CSHARP),
+    # several blocks
     "longer data": (lines(fenced("json", DATA), fenced("sql", SQL)), SQL),
     "longer output": (lines(fenced("", DATA), fenced("sql", SQL)), SQL),
     "no tags": (lines("From", fenced("", "Input: one\nMore: two"), fenced("", AREA)), AREA),
@@ -189,17 +181,6 @@ SEVERAL = {
     "imports": (lines(fenced("", HASKELL[:16]), fenced("", HASKELL[18:])), HASKELL),
     "imports, then all": (lines(fenced("", HASKELL[:16]), fenced("", HASKELL)), HASKELL),
     "questions": (lines("Q1.", fenced("", AREA), "Q2.", fenced("", SQL)), f"{AREA}\n\n{SQL}"),
-}
-KINDS = {
-    f"{group}: {kind}": row
-    for group, rows in {
-        "reasoning": REASONING,
-        "marks": MARKS,
-        "fences": FENCES,
-        "no fence": NO_FENCE,
-        "several": SEVERAL,
-    }.items()
-    for kind, row in rows.items()
 }
 
 
