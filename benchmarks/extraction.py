@@ -34,9 +34,8 @@ def read_rows(path: str) -> list[dict]:
 
 
 def percent_right(rows: list[dict], rule) -> float:
-    weights = [row.get("weight", 1) for row in rows]
-    right = [is_right(row, rule(row)) for row in rows]
-    return 100 * sum(w for w, ok in zip(weights, right, strict=True) if ok) / sum(weights)
+    right = sum(row.get("weight", 1) for row in rows if is_right(row, rule(row)))
+    return 100 * right / sum(row.get("weight", 1) for row in rows)
 
 
 def is_right(row: dict, program: str | None) -> bool:
@@ -47,27 +46,17 @@ def stripped(program: str | None) -> str:
     return (program or "").replace("\r\n", "\n").strip()
 
 
-def one_block(choose):
-    """Make a rule that takes one of the fenced blocks, whatever else the response holds."""
-
-    def rule(row: dict) -> str | None:
-        blocks = fenced_blocks(row["response"].replace("\r\n", "\n"))
-        return choose(blocks).text if blocks else None
-
-    return rule
-
-
-def longest(blocks: list[Block]) -> Block:
-    return max(blocks, key=lambda block: len(block.text))
+def blocks(row: dict) -> list[Block]:
+    return fenced_blocks(row["response"].replace("\r\n", "\n")) or [Block("", "")]
 
 
 RULES = {
     "extract_code_from_markdown": lambda row: extract_code_from_markdown(
         row["response"], row["lang"]
     ),
-    "the first block": one_block(lambda blocks: blocks[0]),
-    "the last block": one_block(lambda blocks: blocks[-1]),
-    "the longest block": one_block(longest),
+    "the first block": lambda row: blocks(row)[0].text,
+    "the last block": lambda row: blocks(row)[-1].text,
+    "the longest block": lambda row: max(blocks(row), key=lambda block: len(block.text)).text,
 }
 
 

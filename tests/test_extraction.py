@@ -68,7 +68,7 @@ KINDS = {
     "never closed": (f"[THINK]\n{fenced('py', AREA)}", None),
     "closed, opened again": (f"<think>a</think>Wait.\n<think>\n{AREA}", None),
     "before and after": (f"<think>a</think>\n{fenced('', AREA)}\n<think>b</think>", AREA),
-    "a draft before it alone": (f"{fenced('', DRAFT)}\n</think>\n{fenced('', AREA)}", AREA),
+    "a draft before it alone": (f"{fenced('', WHOLE)}\n</think>\n{fenced('', AREA)}", AREA),
     "a plan, then the answer": (f"<plan>Sort.</plan>\n<answer>\n{AREA}\n</answer>", AREA),
     "harmony": (thought("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"), AREA),
     "harmony, from its start": (f"<|start|>assistant<|channel|>analysis<|message|>{AREA}", None),
