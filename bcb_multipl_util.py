@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # Marks of reasoning, whose names and brackets differ by model: </think>, [THINK], <|plan_begin|>
-NAME = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monolog|plan|rational))[\w:.-]+"
+NAME = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monolog|\bplan|rational))[\w:.-]+"
 CLOSING = rf"(?<![\"'])(?<![^`]`)[<\[◁]\|?(?:/|end_(?:of_)?){NAME}\|?[>\]▷](?![\"']|`[^`])"
-OPENING = rf"^[ \t]*[<\[◁]\|?{NAME}\|?(?: [^<>\n]*)?[>\]▷]|<\|channel\|?>{NAME}"
-# How harmony, with and without its tokens, and Gemma begin the answer: <|channel|>final<|message|>
+OPENING = rf"(?:^[ \t]*|(?<=>))(?:[<◁]\|?{NAME}\|?(?: [^<>\n]*)?[>▷]|\[THINK\])"
+# How harmony, with and without its tokens, and Gemma begin reasoning and the answer.
+ANALYSIS = rf"<\|channel\|?>{NAME}"
 FINAL = r"<\|channel\|>final[^<]*<\|message\|>|(?-i:assistantfinal)|<channel\|>"
-REASONING = re.compile(rf"(?im)(?P<closing>{CLOSING}|{FINAL})|{OPENING}")
+REASONING = re.compile(rf"(?im)(?P<closing>{CLOSING}|{FINAL})|{OPENING}|{ANALYSIS}")
 # A token of a chat template, and the role that it begins: <|eot_id|>, </s>, <|im_start|>assistant
 TOKEN = r"(?:<[|\uff5c][^\s<>]+>|</?s>|<eos>|<\w+_of_turn>|\[/?INST\])(?:assistant\b)?"
 # The names of marks around a program: <answer>, [PYTHON]. Its mark is the first in the response.
@@ -45,7 +46,8 @@ NOTHING = re.compile(rf"(?i)\W*(your\b.*\bhere\W*|{INSTALL})?$")
 # A line of code is indented, holds signs, or begins with capitals or a keyword.
 DECLARE = "def|class|function|func|module|import|from|using|#include|package|public|const|let|var"
 KEYWORD = rf"({DECLARE}|local|return|if|for|do|done|end|SELECT)\b"
-CODE = re.compile(rf"\t|  |\(|.*([;{{}}=<>$\"|]|\w[(\[])|[A-Z_-]{{2,}}(?![\w:])|{KEYWORD}")
+CAPITALS = r"[A-Z][A-Z_-]+(?![\w:]| [a-z]+ [a-z]+ )"
+CODE = re.compile(rf"\t|  |\(|.*([;{{}}=<>$\"|]|\w[(\[])|{CAPITALS}|{KEYWORD}")
 COMMENT = re.compile(r"\s*([#!]([#'\s]|$)|//|--|;|%)")
 # Docstrings and block comments hold sentences; one that is never closed ends with the text.
 DOCSTRING = r"(\"{3}|'{3}).*?(\1|\Z)"
@@ -125,7 +127,7 @@ def the_answer(text: str) -> str:
     inside = re.split(rf"(?i)[<\[]/{mark[2]}[>\]]", text[mark.end() :], maxsplit=1)[0]
     if "```" in inside or unfenced_blocks(inside):
         return inside
-    return f"```\n{inside}\n```" if "\n" in inside else text
+    return f"```{inside}\n```" if inside.startswith("\n") else text
 
 
 def fenced_blocks(text: str) -> list[Block]:
