@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Marks of reasoning, whose names and brackets differ by model: </think>, [THINK], <|plan_begin|>
+# Marks of reasoning, whose names and brackets differ by model: </think>, [THINK], <seed:think>
 NAME = r"(?=[\w:.-]*(?:think|thought|reason|reflect|analy|scratch|monolog|\bplan|rational))[\w:.-]+"
 CLOSING = rf"(?<![\"'])(?<![^`]`)[<\[◁]\|?(?:/|end_(?:of_)?){NAME}\|?[>\]▷](?![\"']|`[^`])"
 OPENING = rf"(?:^[ \t]*|(?<=>))(?:[<◁]\|?{NAME}\|?(?: [^<>\n]*)?[>▷]|\[THINK\])"
@@ -43,7 +43,8 @@ QUESTION = re.compile(r"(?im)^[^\w\n]*(q(uestion)?|part|problem|task) ?\d")
 IMPORT = re.compile(r"\s*((import|from|using|#include|require|library|use|package|open)\b|$)")
 INSTALL = r"(sudo )?(pip3?|npm|yarn|cargo|apt(-get)?) (i|install|add)\b.*"
 NOTHING = re.compile(rf"(?i)\W*(your\b.*\bhere\W*|{INSTALL})?$")
-# A line of code is indented, holds signs, or begins with capitals or a keyword.
+# A line of code is indented, holds signs, or begins with capitals or a keyword; what a comment
+# says is neither code nor prose.
 DECLARE = "def|class|function|func|module|import|from|using|#include|package|public|const|let|var"
 KEYWORD = rf"({DECLARE}|local|return|if|for|do|done|end|SELECT)\b"
 CAPITALS = r"[A-Z][A-Z_-]+(?![\w:]| [a-z]+ [a-z]+ )"
@@ -125,9 +126,9 @@ def the_answer(text: str) -> str:
     if not mark or is_code(mark[1]):
         return text
     inside = re.split(rf"(?i)[<\[]/{mark[2]}[>\]]", text[mark.end() :], maxsplit=1)[0]
-    if "```" in inside or unfenced_blocks(inside):
+    if "```" in inside:
         return inside
-    return f"```{inside}\n```" if inside.startswith("\n") else text
+    return f"```\n{inside}\n```" if inside.startswith("\n") or is_code(inside) else text
 
 
 def fenced_blocks(text: str) -> list[Block]:

@@ -31,6 +31,7 @@ MANUAL = 'TEXT = """\n```sh\nls\n```\n"""\nprint(TEXT)'
 NESTED = 'def table(rows):\n    """Make a table.\n\n    ```\n    table([[1]])\n    ```\n    """'
 DOCSTRING = f'"""Means.\n\nThe list must not be empty.\nAn empty one fails.\n"""\n\n{AREA}'
 COMMENTED = f"# It is an area.\n# It is not rounded.\n# The radius is given.\n{AREA}"
+PROOF = "Lemma same : 1 = 1.\nProof.\n  reflexivity.\nQed."
 HASKELL = "import Data.List\n\nruns = group"
 DATA = '{"name": "Ada",\n"town": "London",\n"tongues": ["English", "French"],\n"age": 36}'
 TEMPLATE = "SELECT column\nFROM table\nWHERE condition;"
@@ -86,10 +87,9 @@ KINDS = {
     "token at the beginning": (f"<|python_tag|>{AREA}", AREA),
     "role": (f"<|im_start|>assistant\n{AREA}", AREA),
     "token in a program": ('x = "</s>"', 'x = "</s>"'),
-    "answer": (f"<answer>\n{VALVE}\n</answer>", VALVE),
+    "answer": (f"<answer>\n{PROOF}\n</answer>", PROOF),
     "answer, cut off": ("<answer>\nvalve opens\nvalve closes", "valve opens\nvalve closes"),
     "answer, its name longer": (f"<final_answer>{SQL}</final_answer>", SQL),
-    "answer with words": (f"<answer>\nHere it is:\n{AREA}\n</answer>", AREA),
     "then its use": (f"<answer>\n{AREA}\n</answer>\n{fenced('', CALLS)}", AREA),
     "brackets": (f"[PYTHON]\n{AREA}\n[/PYTHON]\n[TESTS]\n{CALLS}\n[/TESTS]", AREA),
     "named in prose": ("Use the <output> element.\nIt shows it.", None),
