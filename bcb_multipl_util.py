@@ -224,5 +224,5 @@ def the_program(blocks: list[Block], lang: str) -> str:
 
 def size(block: Block) -> int:
     """How long a block is; lines that begin alike, as assertions and data do, count once."""
-    beginnings = {re.sub(r"\d", "", line)[:16]: line for line in block.text.split("\n")}
-    return sum(map(len, beginnings.values()))
+    lines = re.sub(r"\d", "", block.text).split("\n")
+    return sum(map(len, {line[:16]: line for line in lines}.values()))
