@@ -34,9 +34,14 @@ ASIDE = re.compile(rf"({DATA}|bash|console|powershell|markdown|html|css)?$")
 # What the line above a block says if it is the whole program, or corrects the one before.
 VERSION = r"\w+ed (\w+ )?(version|code)"
 COMPLETE = re.compile(rf"(?i)\b(completed?|full|final|fix(ed)?|together|wait|oops|{VERSION})\b")
-# What stands above a block that is not the program: a heading, or that it is a form to fill in.
+# What stands above a block that is not the program: a heading of usage or tests, that it is a form
+# to fill in, what the program starts from, or the tables that it reads.
 HEADING = r"^[^\w\n]*(\w+ )?(usage|tests?|examples?|syntax)( \w+)?[^\w\n]*$"
-BESIDE = re.compile(rf"(?im){HEADING}|\bgeneral (syntax|form)")
+ORIGINAL = (
+    r"^[^\w\n]*(the |your )?(original|buggy|existing|before)\b.{0,20}$|\byour original code\W*$"
+)
+TABLES = r"^[^\w\n]*(assum|suppos|given)\w* .*\b(tables?|schema|data)\b.{0,30}:$"
+BESIDE = re.compile(rf"(?im){HEADING}|{ORIGINAL}|{TABLES}|\bgeneral (syntax|form)")
 # What stands above a block that answers one of several questions.
 QUESTION = re.compile(r"(?im)^[^\w\n]*(q(uestion)?|part|problem|task) ?\d")
 # Lines of a block of imports, and of one that holds no program: placeholders, installations.
@@ -203,7 +208,7 @@ def language(name: str) -> str:
 
 def the_program(blocks: list[Block], lang: str) -> str:
     """Narrow the blocks down by one preference after another, none of which excludes them all."""
-    asked = {language(word) for word in re.split(r"[\s,;()/]+", lang)} - {""}
+    asked = {language(word) for word in re.split(r"[\s,;()/]+", lang)} - {"", "text"}
     blocks = [b for b in blocks if b.tag in asked] or blocks
     main = [b for b in blocks if not ASIDE.match(b.tag) or b.text[:2] == "#!"]
     untagged = [b for b in blocks if not b.tag and is_code(b.text)]

@@ -755,6 +755,7 @@ def raise_for_no_answer(response: Any, address: str) -> Any:
 
 def join_parts(response: Any, payload: dict, message: dict, parts: list) -> Any:
     """Return the response with its content as one text: litellm reads no parts."""
+    parts = [{"text": part} if isinstance(part, str) else part for part in parts]
     message["content"] = "".join(part.get("text", "") for part in parts)
     thinking = [inner for part in parts for inner in part.get("thinking", [])]
     message["reasoning_content"] = "".join(part.get("text", "") for part in thinking) or None

@@ -158,7 +158,7 @@ def test_servers_that_die_on_the_way_cost_no_answer(dying, engines, proxy, start
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [({"key": "sk-another-0123456789"}, "key"), ({"model": "unknown"}, "unknown")]
+    ("how", "words"), [({"key": "sk-another-0123456789"}, "400"), ({"model": "unknown"}, "unknown")]
 )
 def test_a_wrong_key_or_model_ends_the_run_and_is_named(how, words, run):
     write_problems(30)

@@ -175,6 +175,9 @@ KINDS = {
         lines("The general form:", fenced("", "find A -x"), fenced("", FIND)),
         FIND,
     ),
+    "original": (lines("### Original", fenced("", DRAFT), "Now:", fenced("", AREA)), AREA),
+    "your code": (lines("See your original code:", fenced("", DRAFT), fenced("", AREA)), AREA),
+    "tables": (lines("Given these tables:", fenced("sql", TEMPLATE), fenced("sql", SQL)), SQL),
     "another language": (lines(fenced("c", "0;" * 20), fenced("rust", RUST)), RUST),
     "parts, then all": (lines(*(fenced("", x) for x in (AREA, VOLUME, WHOLE))), WHOLE),
     "final": (lines(fenced("", DRAFT), "Final version:", fenced("", WHOLE)), WHOLE),
@@ -202,6 +205,11 @@ def test_blocks_in_the_language_are_preferred(lang, tag):
     response = lines(fenced("lua", WHOLE), "Or:", fenced(tag, AREA), fenced("", VOLUME))
     assert extract_code_from_markdown(response, lang) == AREA
     assert extract_code_from_markdown(response, "Fortran") == WHOLE
+
+
+def test_a_language_called_text_is_no_tag_of_text():
+    response = lines(fenced("iecst", VALVE), "Output:", fenced("text", "n = 1"))
+    assert extract_code_from_markdown(response, "Structured Text") == VALVE
 
 
 ODD_LINES = ["```", "```py", "    x = 1", "\treturn x", "> ~~~", "- ```", "# Usage:", "</think>"]
