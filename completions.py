@@ -15,6 +15,7 @@ Run the same command again to answer what is still missing, or with a higher
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import logging
@@ -774,6 +775,7 @@ def connect(options: Options, in_flight: int) -> Transport:
     import httpx
     import litellm
 
+    gc.freeze()  # what was imported stays: the garbage collector need not look at it again
     logging.getLogger("LiteLLM").disabled = True
     litellm.suppress_debug_info = True
     litellm.in_memory_llm_clients_cache.flush_cache()  # clients of an earlier run
