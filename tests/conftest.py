@@ -16,6 +16,7 @@ from forks import Fork, Fresh, Helper
 from hypothesis import settings
 
 import completions
+from completions import main
 
 settings.register_profile("here", max_examples=100, deadline=None, database=None)
 settings.load_profile("here")
@@ -64,7 +65,7 @@ def plain_environment(monkeypatch, tmp_path):
     for name in list(os.environ):
         if re.search(OUTSIDE, name, re.I):
             monkeypatch.delenv(name)
-    for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER", "DEEPSEEK"):
+    for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER"):
         monkeypatch.setenv(f"{provider}_API_KEY", KEY)
     monkeypatch.chdir(tmp_path)
 
@@ -77,12 +78,6 @@ def process_as_before():
     for number, handler in handlers.items():
         signal.signal(number, handler)
     logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Retries without the wait, where a test is not about waiting."""
-    monkeypatch.setattr(completions, "backoff", lambda attempt, retry_after: 0.01)
 
 
 @pytest.fixture
@@ -104,43 +99,43 @@ def server():
         yield server
 
 
-# Models that are asked in different ways, by litellm or by their servers.
+# Models for which litellm sends requests in different ways.
 OPENAI, VLLM, OPENROUTER = "openai/scripted", "hosted_vllm/scripted", "openrouter/scripted/x"
-ANTHROPIC, DEEPSEEK, PROXY = (
-    "anthropic/claude-3-haiku",
-    "deepseek/scripted",
-    "litellm_proxy/scripted",
-)
-# What is between the server's address and the path that a provider asks for.
-BASE = {"anthropic": ""}
+ANTHROPIC, PROXY = "anthropic/claude-3-haiku", "litellm_proxy/scripted"
+MODELS = (OPENAI, VLLM, OPENROUTER, ANTHROPIC, PROXY)
 
 
-def at(server: FakeLLM, model: str) -> list[str]:
-    """The options that ask for a model on this server."""
-    base = BASE.get(model.split("/")[0], "/v1")
-    return ["--model", model, "--param", f"api_base={server.url}{base}"]
+def address(url: str, model: str = OPENAI) -> str:
+    """The value of --param with which requests for a model go to this server."""
+    return f"api_base={url}{'' if model == ANTHROPIC else '/v1'}"
 
 
 @pytest.fixture
 def command(server):
     """The options of a run on the scripted model; later options override earlier ones."""
-    return lambda *more: [
-        *("--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"),
-        *at(server, OPENAI),
-        *map(str, more),
-    ]
+
+    def command(*more, model: str = OPENAI, url: str | None = server.url) -> list[str]:
+        options = ["--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"]
+        options += ["--model", model, *(["--param", address(url, model)] if url else [])]
+        return [*options, *map(str, more)]
+
+    return command
 
 
 @pytest.fixture
-def told(capsys):
-    """What people were told since the last call: never on stdout, never as a traceback."""
+def run(command, capsys):
+    """Run the command line in this process; return its exit code and stderr: no traceback there."""
 
-    def told() -> str:
+    def run(*more, **where) -> tuple[int, str]:
+        try:
+            code = main(command(*more, **where))
+        except SystemExit as usage:
+            code = usage.code
         out, err = capsys.readouterr()
-        assert out == "" and "Traceback" not in err
-        return err
+        assert out == "" and "Traceback" not in err, err
+        return code, err
 
-    return told
+    return run
 
 
 @pytest.fixture
@@ -153,9 +148,10 @@ def start(command, request):
     runs = []
     helpers = request.config.stash[HELPERS]
 
-    def start(*more, imported="all", stderr=None, limits=None, **environment):
+    def start(*more, imported="all", model=OPENAI, stderr=None, limits=None, **environment):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
-        how = {"argv": command(*more), "env": env, "limits": limits or {}, "stderr": stderr}
+        argv = command(*more, model=model)
+        how = {"argv": argv, "env": env, "limits": limits or {}, "stderr": stderr}
         runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
         return runs[-1]
 
@@ -164,14 +160,8 @@ def start(command, request):
         run.kill()
 
 
-def last_line(told: str) -> str:
-    return told.strip().split("\n")[-1]
-
-
-def without_address(options: list[str]) -> list[str]:
-    """The options of a command, but for the address of the scripted model."""
-    base = next(n for n, word in enumerate(options) if word.startswith("api_base="))
-    return options[: base - 1] + options[base + 1 :]
+def last_line(text: str) -> str:
+    return text.strip().split("\n")[-1]
 
 
 def jsonl(rows: list[dict]) -> str:

@@ -63,7 +63,6 @@ class Reply:
     body: object = None  # the whole body in place of all that: text as it is, else as JSON
     broken: bool = False  # half of the body
     reset: bool = False  # the connection is reset with no response
-    blanks: float = 0.0  # seconds of blanks, ten a second, before the body
 
 
 class FakeLLM:
@@ -164,15 +163,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.respond(reply, data[: len(data) // 2] if reply.broken else data)
 
     def respond(self, reply: Reply, data: bytes):
-        blanks = round(10 * reply.blanks)
         self.send_response(reply.status)
-        headers = {"Content-Type": "application/json", "Content-Length": len(data) + blanks}
+        headers = {"Content-Type": "application/json", "Content-Length": len(data)}
         for name, value in (headers | reply.headers).items():
             self.send_header(name, str(value))
         self.end_headers()
-        for _ in range(blanks):
-            self.wfile.write(b" ")
-            time.sleep(0.1)
         self.wfile.write(data)
 
 
