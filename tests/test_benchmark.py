@@ -6,14 +6,13 @@ import json
 import lzma
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
+from decimal import Decimal
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -21,15 +20,17 @@ from pathlib import Path
 
 import pandas
 import pyarrow
-import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, jsonl, read_jsonl, records, run_file, write_problems
-from fake_hub import TOKEN, FakeHub
+from conftest import ROOT, jsonl, read_jsonl, records, run_file
+from fake_hub import EXPIRED, TOKEN, FakeHub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from completions import CompletionsError, load_benchmark, main
+from completions import CompletionsError, load_benchmark
+
+GOOD = '{"prompt": "x"}\n'
+PROBLEMS = [{"task_id": n, "prompt": f"Problem {n}.", "text": f"é\u2028 {n}"} for n in range(100)]
 
 
 def load(content: str | bytes, name: str = "bench.jsonl", **options) -> list[dict]:
@@ -50,18 +51,8 @@ def refusal(content: str | bytes, name: str = "bench.jsonl", **options) -> str:
 
 WORDS = [
     *("", " ", "001", "1e5", "0x10", "true", "null", "NaN", "-", "prompt", "response", "program"),
-    *("2024-01-02", "2024-01-02T03:04:05Z", "1/2/2024", "1700000000", "12:30", "P1D"),
-    *(
-        "a\u2028b",
-        "a\u2029b",
-        "a\x85b",
-        "\x0b\x0c\x1c\x1d\x1e",
-        "a\r\nb",
-        "\ufeff",
-        "\0",
-        "\\n",
-        '"',
-    ),
+    *("2024-01-02", "2024-01-02T03:04:05Z", "1/2/2024", "1700000000", "12:30", "P1D", "\ufeff"),
+    *("a\u2028b", "a\u2029b", "a\x85b", "\x0b\x0c\x1c\x1d\x1e", "a\r\nb", "\0", "\\n", '"'),
 ]
 TEXTS = st.sampled_from(WORDS) | st.text(max_size=8)
 INTEGERS = st.integers() | st.integers(-(10**40), 10**40)
@@ -78,18 +69,15 @@ def row(before: list[tuple], after: list[tuple], text: str) -> dict:
     return {**dict(before), "prompt": f"Add {text}", **{k: v for k, v in after if k != "prompt"}}
 
 
-ROWS = st.lists(st.builds(row, FIELDS, FIELDS, TEXTS), min_size=1, max_size=2)
-
-
 def file(rows: list[dict], escape, separators, newline, blank, end, encoding) -> bytes:
     """A JSONL file in one of the shapes that files come in."""
     lines = [json.dumps(row, ensure_ascii=escape, separators=separators) for row in rows]
-    return ((newline + blank).join([blank.strip(" "), *lines]) + end).encode(encoding)
+    return ((newline + blank).join(lines) + end).encode(encoding)
 
 
 FILES = st.builds(
     file,
-    ROWS,
+    st.lists(st.builds(row, FIELDS, FIELDS, TEXTS), min_size=1, max_size=2),
     st.booleans(),
     st.sampled_from([(", ", ": "), (",", ":"), (" ,", "\t:")]),
     st.sampled_from(["\n", "\r\n"]),
@@ -140,41 +128,24 @@ def test_a_slip_of_one_character_is_refused_at_its_line_or_read_as_json_loads_do
             assert refusal(content).startswith("row 2 ")
 
 
-@pytest.mark.parametrize(
-    "literal",
-    [
-        *("12345678901234567890", "-98765432109876543210987654321098765432109876543210"),
-        *("9223372036854775808", "18446744073709551616", "9007199254740993", "-0", "-0.0", "1.0"),
-        *(
-            "0.1000000000000000055511151231257827",
-            "5e-324",
-            "1.7976931348623157e308",
-            "1E+2",
-            "2e0",
-        ),
-        *("0.30000000000000004", "123456789012345678901234567890.5", '"001"', '"2024-01-02"'),
-        *(r'"\ud800"', r'"\ud83d\ude00"', r'"\/"', r'"\u2028"', '"\u2028"', '"\x7f"', "[]", "{}"),
-        *("[1, null, [2.50]]", '{"b": 1, "a": {"": null}}', '{"a": 1, "a": 2}'),
-    ],
-)
-def test_a_value_keeps_its_kind_and_every_digit(literal):
-    line = f'{{"task_id": "HumanEval/1", "prompt": "x", "input": [[{literal}]], "z": {literal}}}\n'
-    rows = load(f'{{"prompt": "a field of its own", "y": 1}}\n{line}')
-    assert json.dumps(rows[1]) == json.dumps(json.loads(line))
+LITERALS = [
+    *("12345678901234567890", "-98765432109876543210987654321098765432109876543210", "-0", "-0.0"),
+    *("9223372036854775808", "18446744073709551616", "9007199254740993", "1.0", "1E+2", "2e0"),
+    *("0.1000000000000000055511151231257827", "5e-324", "1.7976931348623157e308"),
+    *("0.30000000000000004", "123456789012345678901234567890.5", '"001"', '"2024-01-02"'),
+    *(r'"\ud800"', r'"\ud83d\ude00"', r'"\/"', r'"\u2028"', '"\u2028"', '"\x7f"', "[]", "{}"),
+    *("[1, null, [2.50]]", '{"b": 1, "a": {"": null}}', '{"a": 1, "a": 2}'),
+]
+
+
+def test_a_value_keeps_its_kind_and_every_digit_and_nan_becomes_null():
+    lines = [f'{{"task_id": "a/1", "prompt": "x", "in": [[{z}]], "z": {z}}}' for z in LITERALS]
+    rows = load('{"prompt": "a field of its own", "y": 1}\n' + "\n".join(lines))
+    assert [json.dumps(row) for row in rows[1:]] == [json.dumps(json.loads(x)) for x in lines]
     assert list(rows[0]) == ["prompt", "y"]
-
-
-def test_nan_and_infinities_become_null():
-    assert load(
-        '{"prompt": "x", "v": [NaN, Infinity, {"w": -Infinity}], "n": NaN, "big": 1e999}'
-    ) == [{"prompt": "x", "v": [None, None, {"w": None}], "n": None, "big": None}]
-
-
-def test_a_large_benchmark_loads_whole():
-    problems = [
-        {"task_id": n, "prompt": f"{n} " + "x\u2028" * 1000, "n": 10**n} for n in range(1140)
+    assert load('{"prompt": "x", "v": [NaN, {"w": -Infinity}], "n": NaN, "big": 1e999}') == [
+        {"prompt": "x", "v": [None, {"w": None}], "n": None, "big": None}
     ]
-    assert load(jsonl(problems)) == problems
 
 
 def zipped(*contents: bytes) -> bytes:
@@ -186,29 +157,24 @@ def zipped(*contents: bytes) -> bytes:
 
 
 COMPRESS = {
-    ".gz": gzip.compress,
-    ".bz2": bz2.compress,
-    ".xz": lzma.compress,
+    **{".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped},
     ".zst": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
-    ".zip": zipped,
 }
-PROBLEMS = [{"task_id": n, "prompt": f"Problem {n}.", "text": f"é\u2028 {n}"} for n in range(100)]
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_compressed_file_loads_as_it_does_unpacked(suffix):
-    lines = jsonl(PROBLEMS).encode()
-    assert load(COMPRESS[suffix](b"\xef\xbb\xbf" + lines), f"bench.jsonl{suffix}") == PROBLEMS
+def test_a_compressed_file_loads_as_it_does_unpacked_and_a_damaged_one_is_named(suffix):
+    lines, compress = jsonl(PROBLEMS).encode(), COMPRESS[suffix]
+    assert load(compress(b"\xef\xbb\xbf" + lines), f"bench.jsonl{suffix}") == PROBLEMS
     if suffix == ".zip":
-        return
-    half = len(lines) // 2
-    joined = COMPRESS[suffix](lines[:half]) + COMPRESS[suffix](lines[half:])
-    assert load(joined, f"joined.jsonl{suffix}") == PROBLEMS
-
-
-def test_an_archive_of_two_files_is_refused():
-    message = refusal(zipped(GOOD.encode(), GOOD.encode()), "two.jsonl.zip")
-    assert "two.jsonl.zip" in message
+        assert "two.zip" in refusal(zipped(lines, lines), "two.zip")
+    else:  # two that are joined
+        half = len(lines) // 2
+        assert load(compress(lines[:half]) + compress(lines[half:]), f"2{suffix}") == PROBLEMS
+    whole = compress(lines)
+    for damaged in (whole[: len(whole) // 2], whole[:-1], lines):
+        assert f"torn.jsonl{suffix}" in refusal(damaged, f"torn.jsonl{suffix}")
+    assert f"broken{suffix}:2: " in refusal(compress(f"{GOOD}{{\n".encode()), f"broken{suffix}")
 
 
 def test_pandas_hands_out_the_lines_of_a_file_as_they_are():
@@ -217,17 +183,6 @@ def test_pandas_hands_out_the_lines_of_a_file_as_they_are():
     Path("bench.jsonl.gz").write_bytes(gzip.compress(content.encode()))
     with pandas.read_json("bench.jsonl.gz", lines=True, chunksize=1, encoding="utf-8") as reader:
         assert reader.data.read().replace("\r\n", "\n") == content.replace("\r\n", "\n")
-
-
-@pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_damaged_compressed_file_is_refused_by_name(suffix):
-    whole = COMPRESS[suffix](jsonl(PROBLEMS).encode())
-    assert f"torn.jsonl{suffix}" in refusal(whole[: len(whole) // 2], f"torn.jsonl{suffix}")
-    assert f"short.jsonl{suffix}" in refusal(whole[:-1], f"short.jsonl{suffix}")
-    assert f"plain.jsonl{suffix}" in refusal(jsonl(PROBLEMS), f"plain.jsonl{suffix}")
-    assert f"broken.jsonl{suffix}:2: " in refusal(
-        COMPRESS[suffix](b'{"prompt": "x"}\n{"prompt": \n'), f"broken.jsonl{suffix}"
-    )
 
 
 # --- addresses ---
@@ -249,104 +204,75 @@ def website(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-def test_a_file_is_read_from_its_address(website, suffix):
+def test_a_benchmark_is_read_from_its_address(website, run, suffix):
     content = jsonl(PROBLEMS).encode()
     Path(f"b.jsonl{suffix}").write_bytes(COMPRESS[suffix](content) if suffix else content)
-    assert load_benchmark(f"{website}/b.jsonl{suffix}") == PROBLEMS
-
-
-def test_a_benchmark_at_an_address_is_asked(website, command):
-    problems = write_problems(3)
-    assert main(command("--benchmark", f"{website}/problems.jsonl")) == 0
-    assert read_jsonl() == records(problems)
-    assert run_file()["benchmark"]["name"] == f"{website}/problems.jsonl"
+    assert run("--benchmark", f"{website}/b.jsonl{suffix}", "--limit", 3)[0] == 0
+    assert read_jsonl() == records(PROBLEMS[:3])
+    assert run_file()["benchmark"]["name"] == f"{website}/b.jsonl{suffix}"
 
 
 @pytest.mark.parametrize(
     ("address", "words"),
     [
         ("WEBSITE/none.jsonl", ["none.jsonl", "404"]),
-        ("WEBSITE/page.html", ["page.html:1", "HTML"]),
+        ("WEBSITE/page.html", ["page.html:1", "<!DOCTYPE html>"]),
         ("http://127.0.0.1:9/b.jsonl", ["127.0.0.1:9", "refused"]),
         ("s3://bucket/b.jsonl", ["s3://bucket/b.jsonl", "s3fs"]),
-        ("gs://bucket/b.jsonl", ["gs://bucket/b.jsonl", "gcsfs"]),
         ("abc://host/b.jsonl", ["abc://host/b.jsonl", "abc"]),
     ],
 )
-def test_an_address_that_cannot_be_read_is_one_line(website, command, told, address, words):
+def test_an_address_that_cannot_be_read_is_one_line(website, run, address, words):
     Path("page.html").write_text("<!DOCTYPE html>\n<p>Log in.</p>\n")
-    assert main(command("--benchmark", address.replace("WEBSITE", website))) == 1
-    (line,) = told().strip().split("\n")
-    assert [word for word in words if word not in line] == [] and len(line) < 500
+    code, lines = run("--benchmark", address.replace("WEBSITE", website))
+    assert code == 1 and lines.count("\n") == 1 and len(lines) < 500
+    assert [word for word in words if word not in lines] == []
 
 
 # --- local files: what is refused, and where ---
 
-GOOD = '{"prompt": "x"}\n'
-
 
 @pytest.mark.parametrize(
-    ("content", "place", "word"),
+    ("content", "place", "words"),
     [
-        (f"{GOOD}3\n{GOOD}", 2, "not a JSON object"),
-        (f'{GOOD}\n"text"\n', 3, "not a JSON object"),
-        (f"{GOOD}null\n", 2, "not a JSON object"),
-        (GOOD.encode() + b'{"prompt": "\xe9"}\n', 2, "'utf-8' codec can't decode"),
-        (GOOD.encode("utf-16"), 1, "'utf-8' codec can't decode"),
-        ('[{"prompt": "x"}, {"prompt": "y"}]\n', 1, "array"),
-        ('[\n  {"prompt": "x"},\n  {"prompt": "y"}\n]\n', 1, "array"),
-        ('\ufeff[\n  {"prompt": "x"}\n]\n', 1, "array"),
-        ('{\n  "prompt": "x"\n}\n', 1, "not valid JSON"),
-        (f'{GOOD}{{"prompt": \n{GOOD}', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x"}} x\n{GOOD}', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x"}}{{"prompt": "y"}}\n', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x"', 2, "not valid JSON"),
-        (f"{GOOD}{{'prompt': 'x'}}\n", 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x",}}\n', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "a\tb"}}\n', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x", "v": {"[" * 100_000}\n', 2, "not valid JSON"),
-        (f'{GOOD}{{"prompt": "x", "v": {"1" * 5000}}}\n', 2, "not valid JSON"),
+        (f"{GOOD}3\n{GOOD}", 2, ["not a JSON object", "'3'"]),
+        (f'{GOOD}\n"text"\n', 3, ["not a JSON object"]),
+        (f"{GOOD}null\n", 2, ["not a JSON object"]),
+        ('[{"prompt": "x"}, {"prompt": "y"}]\n', 1, ["not a JSON object", '[{"prompt"']),
+        ('\ufeff[\n  {"prompt": "x"},\n  {"prompt": "y"}\n]\n', 1, ["not valid JSON", "["]),
+        ('{\n  "prompt": "x"\n}\n', 1, ["not valid JSON", "'{'"]),
+        ("task_id,prompt\n1,x\n", 1, ["not valid JSON", "task_id,prompt"]),
+        ("<html><body>Sign in</body></html>", 1, ["not valid JSON", "<html>"]),
+        (f"version https://git-lfs.github.com/spec/{'v1' * 99}", 1, ["version https://git-lfs"]),
+        (b"PAR1\x15\x04\x15\x10", 1, ["PAR1"]),
+        (GOOD.encode() + b'{"prompt": "\xe9"}\n', 2, ["'utf-8' codec can't decode"]),
+        (GOOD.encode("utf-16"), 1, ["'utf-8' codec can't decode"]),
+        (gzip.compress(GOOD.encode(), mtime=0), 1, ["'utf-8' codec can't decode"]),
+        *(
+            (f"{GOOD}{line}\n{GOOD}", 2, ["not valid JSON", line[:20]])
+            for line in (
+                *('{"prompt": ', '{"prompt": "x"} x', '{"prompt": "x"}{"prompt": "y"}'),
+                *('{"prompt": "x"', '{"prompt": "x",}', f'{{"v": {"[" * 100_000}'),
+                f'{{"v": {"1" * 5000}}}',
+            )
+        ),
     ],
-    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
 )
-def test_a_line_that_cannot_be_read_is_named(content, place, word):
+def test_a_line_that_cannot_be_read_is_named_with_what_it_begins_with(content, place, words):
     message = refusal(content)
-    assert message.startswith(f"bench.jsonl:{place}: ") and word in message
+    assert message.startswith(f"bench.jsonl:{place}: ")
+    assert [word for word in words if word not in message] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "word"),
-    [
-        ("b.csv", "task_id,prompt\n1,x\n", "table"),
-        ("b.jsonl", "task_id\tprompt\n1\tx\n", "table"),
-        ("b.parquet", b"PAR1\x15\x04\x15\x10", "Parquet"),
-        ("b.jsonl", '{\n  "prompt": "x"\n}\n', "spread over lines"),
-        ("b.json", '[{"prompt": "x"}]', "array"),
-        ("b.jsonl", GOOD.encode("utf-16"), "UTF-16"),
-        ("b.jsonl", gzip.compress(GOOD.encode(), mtime=0), "gzip"),
-        ("b.json", '{"a/1": {"prompt": "x"}, "a/2": {"prompt": "y"}}', "one JSON object"),
-        ("b.jsonl", "<html><body>Sign in</body></html>", "HTML"),
-    ],
-)
-def test_a_file_of_another_kind_is_told_what_it_looks_like(name, content, word):
-    message = refusal(content, name)
-    assert (name in message and word in message and "one JSON object a line" in message) or (
-        word == "one JSON object" and "one a line" in message
-    )
-
-
-@pytest.mark.parametrize("content", ["", "\n \n\t\r\n", "\ufeff", "\ufeff\n"])
+@pytest.mark.parametrize("content", ["", "\n \n\t\r\n"])
 def test_a_file_without_a_problem_says_so(content):
     assert "bench.jsonl" in refusal(content) and "empty" in refusal(content)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("x.json", "x.jsonl", "x.jsonl.gz", "org/x.JSONL", "./x", "../x/y", "~/x", "~/x.jsonl"),
-        *("data/sets/x", "/no/such/x", "x.parquet"),
-    ],
-)
+PATHS = ["x.json", "x.jsonl", "x.jsonl.gz", "org/x.JSONL", "./x", "../x/y", "~/x", "~/x.jsonl"]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "data/sets/x", "/no/such/x", "x.parquet"])
 def test_a_path_that_does_not_exist_never_goes_to_the_hub(path, tmp_path, monkeypatch):
     with FakeHub() as hub:
         for name, value in hub.env(tmp_path).items():
@@ -356,35 +282,31 @@ def test_a_path_that_does_not_exist_never_goes_to_the_hub(path, tmp_path, monkey
         assert hub.log == []
 
 
-def test_a_file_with_the_name_of_a_dataset_is_a_file():
+def test_a_file_with_the_name_of_a_dataset_is_a_file_and_has_no_config_nor_revision():
     Path("org").mkdir()
     assert load(GOOD, "org/name") == load(GOOD, "humaneval") == [{"prompt": "x"}]
-
-
-def test_a_config_or_revision_for_a_file_is_refused():
     assert "--config" in refusal(GOOD, config="lua")
     assert "--revision" in refusal(GOOD, revision="main")
 
 
 @pytest.mark.parametrize("bad", [{}, {"prompt": None}, {"prompt": " \n"}, {"prompt": ["x"]}])
-def test_a_row_without_a_prompt_is_named_with_its_columns(bad, server, command, capsys):
-    Path("problems.jsonl").write_text(jsonl([{"prompt": "x"}, {"task": 1, **bad, "question": "y"}]))
-    assert main(command()) == 1
-    (message,) = capsys.readouterr().err.splitlines()
+def test_a_row_without_a_prompt_is_named_with_its_columns(bad, server, run):
+    Path("problems.jsonl").write_text(jsonl([{"prompt": "x"}, {"task": 1, **bad, "a\nb": "y"}]))
+    code, message = run()
+    assert code == 1 and message.count("\n") == 1
     assert "row 2 " in message and "'prompt'" in message and "--prompt-column" in message
-    assert ", ".join(["task", *bad, "question"]) in message
+    assert ", ".join(["task", *bad, "a b"]) in message
     assert server.requests == [] and not Path("out.jsonl").exists()
 
 
-def test_an_odd_name_of_a_column_does_not_break_the_line():
-    assert "row 1 " in refusal('{"text\\nof two lines": "x", "\\u2028": 1}\n')
-    assert "--prompt-column of none" in refusal("{}\n")
+def test_half_a_surrogate_pair_in_a_prompt_is_refused_by_row():
+    assert "row 2: half a surrogate pair" in refusal(f'{GOOD}{{"prompt": "a \\ud800 b"}}\n')
 
 
-def test_the_prompt_column_of_a_file_is_asked(server, command):
+def test_the_prompt_column_of_a_file_is_asked(server, run):
     problems = [{"prompt": None, "question": "Add two numbers."}, {"question": "Sort."}]
-    assert load(jsonl(problems), "problems.jsonl", prompt_column="question") == problems
-    assert main(command("--prompt-column", "question")) == 0
+    Path("problems.jsonl").write_text(jsonl(problems))
+    assert run("--prompt-column", "question")[0] == 0
     asked = {request.prompt.partition("\n")[0] for request in server.requests}
     assert asked == {"Add two numbers.", "Sort."}
 
@@ -410,100 +332,81 @@ configs:
 """
 NOON = datetime(2024, 1, 2, 12, 0, 0, 250000)
 ODD = {
-    "prompt": "x",
-    "nan": float("nan"),
-    "scores": [1.5, float("nan"), float("-inf")],
-    "day": NOON.date(),
-    "at": NOON.time(),
-    "naive": NOON,
-    "aware": NOON.replace(tzinfo=UTC),
+    **{"prompt": "x", "nan": float("nan"), "scores": [1.5, float("nan"), float("-inf")]},
+    **{"day": NOON.date(), "at": NOON.time(), "naive": NOON, "aware": NOON.replace(tzinfo=UTC)},
     "inside": {"since": date(1815, 12, 10), "nights": [clock_time(23, 59)]},
-    "none": None,
-    "big": 2**62 + 1,
+    **{"none": None, "big": 2**62 + 1},
 }
 ODD_AS_JSON = {
-    "prompt": "x",
-    "nan": None,
-    "scores": [1.5, None, None],
-    "day": "2024-01-02",
-    "at": "12:00:00.250000",
-    "naive": "2024-01-02T12:00:00.250000",
+    **{"prompt": "x", "nan": None, "scores": [1.5, None, None]},
+    **{"day": "2024-01-02", "at": "12:00:00.250000", "naive": "2024-01-02T12:00:00.250000"},
     "aware": "2024-01-02T12:00:00.250000+00:00",
     "inside": {"since": "1815-12-10", "nights": ["23:59:00"]},
-    "none": None,
-    "big": 2**62 + 1,
+    **{"none": None, "big": 2**62 + 1},
 }
-PICTURES = [{"prompt": "x", "picture": None}, {"prompt": "y", "picture": {"bytes": b"\x89PNG"}}]
-CASES = {
-    "parquet": ("org/parquet", {}),
-    "jsonl": ("org/jsonl", {}),
-    "config": ("org/configs", {"config": "rust"}),
-    "slice": ("org/jsonl", {"split": "train[:20]"}),
-    "column": ("org/column", {"prompt_column": "text"}),
-    "odd": ("org/odd", {}),
-    "bytes": ("org/bytes", {}),
-    "no prompt": ("org/column", {}),
-    "wrong split": ("org/jsonl", {"split": "tset"}),
-    "missing config": ("org/configs", {}),
-    "wrong config": ("org/configs", {"config": "lau"}),
-    "unknown": ("org/none", {}),
-    "no name": ("org--none", {}),
-    "private": ("org/private", {}),
-    "gated": ("org/gated", {}),
-    "broken": ("org/broken", {}),
-    "script": ("org/script", {}),
-    "saved": ("saved", {}),
-    "newest": ("org/versions", {}),
-    "tag": ("org/versions", {"revision": "v1"}),
-    "no such tag": ("org/versions", {"revision": "v2"}),
-    **{f"500 at request {n}": (f"org/fault{n}", {}) for n in (0, 1, 3, 5, 9)},
-    "500 twice": ("org/fault-twice", {}),
-    "folder": ("folder", {}),
-    "empty folder": ("empty", {}),
+NO_JSON = {"bytes": b"\x89PNG", "Decimal": Decimal("1.5"), "timedelta": timedelta(1)}
+# A benchmark, its options, and what comes of it: rows, or the words that its refusal has.
+CASES: dict[str, tuple[str, dict, list]] = {
+    "parquet": ("org/parquet", {}, PROBLEMS),
+    "config": ("org/configs", {"config": "rust"}, PROBLEMS),
+    "slice": ("org/jsonl", {"split": "train[:20]"}, PROBLEMS[:20]),
+    "column": ("org/column", {"prompt_column": "text"}, [{"id": 1, "text": "Add.", "code": "x"}]),
+    "odd": ("org/odd", {}, [ODD_AS_JSON]),
+    "newest": ("org/versions", {}, PROBLEMS),
+    "tag": ("org/versions", {"revision": "v1"}, PROBLEMS[:50]),
+    "folder": ("folder", {}, PROBLEMS),
+    **{name: (f"org/{name}", {}, ["row 2", "'odd'", name]) for name in NO_JSON},
+    "no prompt": ("org/column", {}, ["row 1", "'prompt'", "--prompt-column", "id, text, code"]),
+    "wrong split": ("org/jsonl", {"split": "tset"}, ["org/jsonl", "tset", "train", "--split"]),
+    "missing config": ("org/configs", {}, ["org/configs", "lua", "rust", "--config"]),
+    "wrong config": ("org/configs", {"config": "lau"}, ["lau", "lua", "rust", "--config"]),
+    "unknown": ("org/none", {}, ["org/none", "HF_TOKEN"]),
+    "no name": ("org--none", {}, ["org--none", "Cannot have -- or .."]),
+    "private": ("org/private", {}, ["org/private", "HF_TOKEN"]),
+    "gated": ("org/gated", {}, ["org/gated", "gated", "HF_TOKEN"]),
+    "broken": ("org/broken", {}, ["org/broken", "JSON parse error"]),
+    "script": ("org/script", {}, ["org/script"]),
+    "no such tag": ("org/versions", {"revision": "v2"}, ["org/versions", "v2"]),
+    "empty folder": ("empty", {}, ["empty", "any data files"]),
 }
 
 
-def parquet(rows: list[dict]) -> bytes:
+def parquet(*rows: dict) -> bytes:
     stream = BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), stream)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), stream)
     return stream.getvalue()
-
-
-def fill(hub: FakeHub):
-    lines, data = jsonl(PROBLEMS), {"data/test-00000-of-00001.parquet": parquet(PROBLEMS)}
-    hub.add("org/parquet", {**data, "README.md": "No metadata."})
-    hub.add("org/jsonl", {"test.jsonl": lines, "train.jsonl": lines})
-    hub.add("org/configs", {"README.md": CARD, "lua.jsonl": GOOD, "rust.jsonl": lines})
-    hub.add("org/column", {"test.parquet": parquet([{"id": 1, "text": "Add.", "code": "x"}])})
-    hub.add("org/odd", {"test.parquet": parquet([ODD])})
-    hub.add("org/bytes", {"test.parquet": parquet(PICTURES)})
-    hub.add("org/private", data, private=True)
-    older = {"test.jsonl": jsonl(PROBLEMS[:50])}
-    hub.add("org/gated", {"test.jsonl": lines}, gated=True, tags={"v1": older})
-    hub.add("org/versions", {"test.jsonl": lines}, tags={"v1": older})
-    hub.add("org/script", {"script.py": "import datasets"})
-    hub.add("org/broken", {"test.jsonl": f'{GOOD}{{"prompt": \n'})
-    for number in (0, 1, 3, 5, 9):
-        hub.add(f"org/fault{number}", {**data, "README.md": "-"}, faults=[None] * number + [500])
-    hub.add("org/fault-twice", {**data, "README.md": "-"}, faults=[None, None, 500, None, 503])
-
-
-def load_in_child(cases, folder: Path, env: dict) -> list:
-    """Load benchmarks in one process; rows or the message of the refusal for each."""
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(list(cases))],
-        env=os.environ | env | {"PYTHONPATH": str(ROOT)},
-        **{"cwd": folder, "capture_output": True, "text": True, "timeout": 120},
-    )
-    assert child.returncode == 0, child.stderr
-    return [json.loads(line) for line in child.stdout.split("\n")[:-1]]  # and nothing else
 
 
 @pytest.fixture(scope="module")
 def hub():
     with FakeHub() as hub:
-        fill(hub)
+        lines, data = jsonl(PROBLEMS), {"data/test-00000-of-00001.parquet": parquet(*PROBLEMS)}
+        hub.add("org/parquet", {**data, "README.md": "No metadata."})
+        hub.add("org/jsonl", {"test.jsonl": lines, "train.jsonl": lines})
+        hub.add("org/configs", {"README.md": CARD, "lua.jsonl": GOOD, "rust.jsonl": lines})
+        hub.add("org/column", {"test.parquet": parquet({"id": 1, "text": "Add.", "code": "x"})})
+        hub.add("org/odd", {"test.parquet": parquet(ODD)})
+        for name, value in NO_JSON.items():
+            rows = {"prompt": "x", "odd": None}, {"prompt": "y", "odd": value}
+            hub.add(f"org/{name}", {"test.parquet": parquet(*rows)})
+        hub.add("org/private", data, private=True)
+        older = {"test.jsonl": jsonl(PROBLEMS[:50])}
+        hub.add("org/gated", {"test.jsonl": lines}, gated=True, tags={"v1": older})
+        hub.add("org/versions", {"test.jsonl": lines}, tags={"v1": older})
+        hub.add("org/script", {"script.py": "import datasets"})
+        hub.add("org/broken", {"test.jsonl": f'{GOOD}{{"prompt": \n'})
         yield hub
+
+
+def load_in_child(cases: list, folder: Path, env: dict) -> list:
+    """Load benchmarks in one process; rows or the message of the refusal for each."""
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps([case[:2] for case in cases])],
+        env=os.environ | env | {"PYTHONPATH": str(ROOT)},
+        **{"cwd": folder, "capture_output": True, "text": True, "timeout": 120},
+    )
+    assert child.returncode == 0, child.stderr
+    return [json.loads(line) for line in child.stdout.split("\n")[:-1]]  # and nothing else
 
 
 @pytest.fixture(scope="module")
@@ -513,97 +416,53 @@ def home(tmp_path_factory):
     (home / "empty").mkdir()
     (home / "folder").mkdir()
     (home / "folder" / "test.jsonl").write_text(jsonl(PROBLEMS))
-    (home / "saved").mkdir()  # as Dataset.save_to_disk leaves it
-    (home / "saved" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    (home / "saved" / "dataset_info.json").write_text("{}")
-    table = pyarrow.Table.from_pylist(PROBLEMS)
-    with pyarrow.ipc.new_stream(home / "saved" / "data.arrow", table.schema) as stream:
-        stream.write_table(table)
     return home
 
 
 @pytest.fixture(scope="module")
 def loaded(hub, home) -> dict:
-    results = load_in_child(CASES.values(), home, hub.env(home))
+    results = load_in_child(list(CASES.values()), home, hub.env(home))
     return dict(zip(CASES, results, strict=True))
 
 
-@pytest.mark.parametrize("case", ["parquet", "jsonl", "config", "folder"])
-def test_a_dataset_loads_row_by_row_as_it_is(loaded, case):
-    assert loaded[case] == PROBLEMS
-    assert list(loaded[case][0]) == ["task_id", "prompt", "text"]
-
-
-def test_a_slice_and_a_column_of_another_name_can_be_chosen(loaded):
-    assert loaded["slice"] == PROBLEMS[:20]
-    assert loaded["column"] == [{"id": 1, "text": "Add.", "code": "x"}]
-
-
-def test_a_revision_pins_the_rows(loaded):
-    assert loaded["newest"] == PROBLEMS and loaded["tag"] == PROBLEMS[:50]
-
-
-def test_nan_becomes_null_and_dates_and_times_iso_text(loaded):
-    assert loaded["odd"] == [ODD_AS_JSON] and list(loaded["odd"][0]) == list(ODD)
-
-
-REFUSALS = {
-    "bytes": ["row 2", "'picture'", "bytes"],
-    "no prompt": ["row 1", "'prompt'", "--prompt-column", "id, text, code"],
-    "wrong split": ["org/jsonl", "tset", "train", "test", "--split"],
-    "missing config": ["org/configs", "lua", "rust", "--config"],
-    "wrong config": ["org/configs", "lau", "lua", "rust", "--config"],
-    "unknown": ["org/none", "HF_TOKEN"],
-    "no name": ["org--none", "Cannot have -- or .."],
-    "private": ["org/private", "HF_TOKEN"],
-    "gated": ["org/gated", "gated", "HF_TOKEN"],
-    "broken": ["org/broken", "JSON parse error"],
-    "script": ["org/script", "script", "JSONL"],
-    "saved": ["saved", "save_to_disk"],
-    "no such tag": ["org/versions", "v2"],
-    "500 twice": ["org/fault-twice", "503"],
-    "empty folder": ["empty", "any data files"],
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_a_dataset_that_cannot_be_used_says_why_and_what_to_do(loaded, case):
-    message = loaded[case]
-    assert isinstance(message, str) and "\n" not in message and len(message) < 400
-    assert [word for word in REFUSALS[case] if word not in message] == []
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("500 at")])
-def test_a_passing_500_of_the_hub_is_tried_once_more(loaded, hub, case):
-    assert loaded[case] == PROBLEMS
-    name = CASES[case][0]
-    assert [status for _, path, status in hub.log if name in path].count(500) == 1
+@pytest.mark.parametrize("case", CASES)
+def test_a_dataset_loads_row_by_row_as_it_is_or_says_why_not_and_what_to_do(loaded, case):
+    result, (*_, expected) = loaded[case], CASES[case]
+    if isinstance(expected[0], dict):
+        assert result == expected and list(result[0]) == list(expected[0])
+    else:
+        assert isinstance(result, str) and "\n" not in result and len(result) < 1200
+        assert [word for word in expected if word not in result] == []
 
 
 OFFLINE_CASES = [("org/parquet", {}), ("org/never-seen", {}), ("folder", {})]
 
 
 @pytest.mark.usefixtures("loaded")
-def test_without_network_what_is_cached_loads_and_the_rest_is_refused_at_once(hub, home):
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen: refused
-        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        began = time.monotonic()
-        cached, other, folder = load_in_child(
-            OFFLINE_CASES, home, hub.env(home, HF_ENDPOINT=address)
-        )
-    assert time.monotonic() - began < 20  # left alone, each of the first two takes 23
-    assert cached == folder == PROBLEMS
-    assert "org/never-seen" in other and "network" in other and "\n" not in other
-
-
-@pytest.mark.usefixtures("loaded")
-def test_offline_by_setting_asks_the_network_nothing(hub, home):
+def test_offline_what_is_cached_loads_and_the_rest_is_refused_and_asks_the_network_nothing(
+    hub, home
+):
     hub.log.clear()
     cached, other, folder = load_in_child(OFFLINE_CASES, home, hub.env(home, HF_HUB_OFFLINE="1"))
     assert cached == folder == PROBLEMS
     assert "org/never-seen" in other and "\n" not in other
     assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("home", "token", "words"),
+    [
+        ("file", TOKEN, ["HF_HOME", "/file"]),  # where not even root can write
+        ("home", EXPIRED, ["HF_TOKEN", "Invalid credentials", "expired", "public"]),
+    ],
+)
+def test_a_cache_that_cannot_be_written_or_an_expired_token_is_told(
+    hub, tmp_path, home, token, words
+):
+    Path("file").write_text("")
+    env = hub.env(tmp_path / home, HF_TOKEN=token)
+    (message,) = load_in_child([("org/jsonl", {})], tmp_path, env)
+    assert [word for word in words if word not in message] == [] and "\n" not in message
 
 
 # --- the Hub, by the command line ---
@@ -612,29 +471,14 @@ NOISE = ("Generating", "examples/s", "Downloading", "Repo card", "arning", "Retr
 
 
 def test_a_gated_dataset_runs_with_a_token_and_no_noise(server, start, hub, tmp_path):
-    code, told = start(
+    code, lines = start(
         *("--benchmark", "org/gated", "--split", "test[:3]", "--prompt-column", "text"),
         *("--revision", "v1"),
         **hub.env(tmp_path / "home", HF_TOKEN=TOKEN),
     ).end()
-    assert code == 0, told
-    assert read_jsonl() == records(PROBLEMS[:3])
-    assert {request.prompt.partition("\n")[0] for request in server.requests} == {
-        row["text"] for row in PROBLEMS[:3]
-    }
-    assert not [word for word in NOISE if word in told]
+    assert code == 0 and read_jsonl() == records(PROBLEMS[:3]), lines
+    prompts = {request.prompt.partition("\n")[0] for request in server.requests}
+    assert prompts == {row["text"] for row in PROBLEMS[:3]}
+    assert not [word for word in NOISE if word in lines]
     source, tag = run_file()["benchmark"], hub.repos["org/gated"].tags["v1"]
     assert source["revision"] == "v1" and source["commit"] == tag.sha
-
-
-def test_a_folder_with_a_field_that_json_cannot_hold_is_refused_with_no_request_at_all(
-    server, start, hub, tmp_path
-):
-    hub.log.clear()
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "test.parquet").write_bytes(parquet(PICTURES))
-    code, told = start("--benchmark", "folder", **hub.env(tmp_path / "home")).end()
-    (message,) = told.splitlines()
-    assert "row 2" in message and "'picture'" in message and "bytes" in message
-    assert code == 1
-    assert server.requests == [] and hub.log == []
