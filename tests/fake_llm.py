@@ -3,9 +3,10 @@
     with FakeLLM() as server:
         server.replies = lambda request: Reply("```lua\\nreturn 1\\n```")
 
-`replies` gets a Request and gives a Reply for each; `requests` holds all that came, in order, and
-`gets` the paths of what came as a GET, which is answered like any prompt (a redirected POST may
-become one). With tls=True the server has a certificate that nobody trusts.
+`replies` gives a Reply to each Request, or is a dict of replies by the number of the problem; all
+others get the usual answer. `requests` holds all that came, in order, and `gets` the paths of what
+came as a GET, which is answered like any prompt (a redirected POST may become one). With tls=True
+the server has a certificate that nobody trusts.
 """
 
 import json
@@ -66,10 +67,9 @@ class Reply:
 
 
 class FakeLLM:
-    def __init__(
-        self, replies: Callable[[Request], Reply] = lambda request: Reply(), *, tls: bool = False
-    ):
-        self.replies, self.requests = replies, []
+    def __init__(self, *, tls: bool = False):
+        self.replies: dict[int, Reply] | Callable[[Request], Reply] = {}
+        self.requests: list[Request] = []
         self.gets: list[str] = []
         self.attempts: Counter = Counter()
         self.in_flight = self.peak = 0
@@ -107,7 +107,9 @@ class FakeLLM:
             self.connections.add(peer)
             self.in_flight += 1
             self.peak = max(self.peak, self.in_flight)
-        return request, self.replies(request)
+        if callable(self.replies):
+            return request, self.replies(request)
+        return request, self.replies.get(request.problem, Reply()) if self.replies else Reply()
 
 
 class _Server(ThreadingHTTPServer):

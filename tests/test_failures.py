@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import struct
-import threading
 import time
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from conftest import (
     KEY,
     MODELS,
     OPENAI,
-    OPENROUTER,
-    PROXY,
     VLLM,
     answered,
     asked,
@@ -26,29 +23,27 @@ from conftest import (
 from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
 from forks import CLOSED
 
+import completions
+
 HTML = {"Content-Type": "text/html"}
 PROGRAM = 'if balance == 0: raise BillingError("invalid api key, model not found, quota exceeded")'
 
 # --- transient, rejected, or the end of the run ---
 
+LIES = {
+    **{408: "credits", 409: "an invalid model", 424: "billing", 425: "a model not found"},
+    **{429: "You exceeded your current quota, check your plan and billing details."},
+    **{498: "an invalid API key", 499: "your balance", 500: "The model does not exist"},
+    **{502: PROGRAM, 503: "Insufficient Balance", 504: "a prompt that is too long"},
+    **{520: "Payment required", 524: "Unauthorized", 529: "content policy", 999: "a robot?"},
+}
+DATE = {"Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}
 TRANSIENT = {
-    **{
-        f"{status} that speaks of {text}": Reply(status=status, error=text)
-        for status, text in {
-            **{408: "credits", 409: "an invalid model", 424: "billing", 425: "a model not found"},
-            **{429: "You exceeded your current quota, check your plan and billing details."},
-            **{498: "an invalid API key", 499: "your balance", 500: "The model does not exist"},
-            **{502: PROGRAM, 503: "Insufficient Balance", 504: "a prompt that is too long"},
-            **{520: "Payment required", 524: "Unauthorized", 529: "content policy"},
-        }.items()
-    },
-    "999 in HTML": Reply(status=999, body="<h1>Are you a robot?</h1>", headers=HTML),
-    "Retry-After as a date": Reply(
-        status=429, headers={"Retry-After": "Fri, 31 Dec 2126 23:59:59 GMT"}
-    ),
+    **{f"{status} {text}": Reply(status=status, error=text) for status, text in LIES.items()},
+    "503 in HTML": Reply(status=503, body="<h1>Payment required</h1>", headers=HTML),
+    "Retry-After as a date": Reply(status=429, headers=DATE),
     "reset": Reply(reset=True),
-    "half a body": Reply(broken=True),
-    "half a body about money": Reply("local balance = 0 -- billing" * 99, broken=True),
+    "half a body": Reply("local balance = 0 -- billing" * 99, broken=True),
     "no gzip": Reply(headers={"Content-Encoding": "gzip"}),
     "200 with an empty body": Reply(body=""),
     "200 in HTML": Reply(body="<h1>Invalid API key</h1>", headers=HTML),
@@ -57,10 +52,9 @@ TRANSIENT = {
     "200 list": Reply(body=[]),
 }
 BROKEN_OFF = ("error", "Aborted", "cancelled", "failed", "insufficient_system_resource")
-TRANSIENT_CHATS = {
-    "200 error beside an answer": Reply(
-        body={"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
-    ),
+BESIDE = {"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
+OF_CHATS = {
+    "200 error beside an answer": Reply(body=BESIDE),
     "200 error as text": Reply(body={"error": "Invalid API key"}),
     "200 error as object": Reply(body={"error": {"message": "Unauthorized", "code": 401}}),
     "200 object error": Reply(body={"object": "error", "message": "dead", "code": 40401}),
@@ -80,16 +74,16 @@ TRANSIENT_CHATS = {
     "200 usage in words": Reply(usage={"prompt_tokens": "ten", "completion_tokens": [2]}),
     "200 a tool call without a function": Reply(message={"tool_calls": [{"id": 1}]}),
 }
-ANTHROPICS = {
-    "overloaded": Reply(body={"type": "error", "error": {"message": "Overloaded"}}),
-    "a refusal of Anthropic": Reply("", finish="refusal"),
+OF_ANTHROPIC = {
+    "200 overloaded": Reply(body={"type": "error", "error": {"message": "Overloaded"}}),
+    "a refusal": Reply("", finish="refusal"),
 }
 
 
 @pytest.mark.usefixtures("backoffs")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_transient_failure_is_retried_and_then_answered(server, run, model):
-    faults = TRANSIENT | (ANTHROPICS if model == ANTHROPIC else TRANSIENT_CHATS)
+    faults = TRANSIENT | (OF_ANTHROPIC if model == ANTHROPIC else OF_CHATS)
     replies = list(faults.values())
     server.replies = lambda request: replies[request.problem] if request.attempt == 1 else Reply()
     write_problems(len(faults))
@@ -100,87 +94,75 @@ def test_a_transient_failure_is_retried_and_then_answered(server, run, model):
     assert not wrong and code == 0, lines
 
 
+FIREWALL = "<title>Forbidden</title><p>Attack detected: balance"
 REJECTED = [
     Reply(status=400, error="Incorrect API key provided: invalid api key"),
-    Reply(status=403, body="<title>Forbidden</title><p>Attack detected: balance", headers=HTML),
+    Reply(status=403, body=FIREWALL, headers=HTML),
     Reply(status=422, error=f"Cannot tokenize {PROGRAM}"),
     Reply(status=400, error="Your credit balance is too low. Please go to Plans & Billing."),
     Reply(status=400, error="The model `x` does not exist"),
-    Reply(
-        status=400, error="Rate limit reached, try again in 20 s", headers={"Retry-After": "1e9"}
-    ),
+    Reply(status=400, error="Rate limit reached, try again", headers={"Retry-After": "1e9"}),
     Reply(status=400, error="maximum context length is 8192 tokens"),
     Reply(status=413, body="<h1>Request Entity Too Large</h1>", headers=HTML),
     Reply(status=403, error="Insufficient quota, unauthorized"),
-    Reply(status=451, error="blocked"),
-    *(Reply(status=status, error="not found") for status in (405, 406, 410, 412, 415, 418)),
+    *(Reply(status=status, error="not found") for status in (405, 406, 410, 412, 415, 418, 451)),
 ]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("answers_before", [0, 1])
+@pytest.mark.parametrize("before", [0, 1])
 def test_a_rejection_costs_one_problem_and_the_same_command_again_answers_it(
-    server, run, model, answers_before
+    server, run, model, before
 ):
     replies = REJECTED.copy()
-    replies.insert(0 if answers_before else 9, Reply())  # nine rejections may come first
-    write_problems(len(replies))
+    replies.insert(0 if before else 9, Reply())  # nine may come before the first answer
     server.replies = lambda request: replies[request.problem]
-    if answers_before:
-        assert run("--limit", 1, model=model)[0] == 0
+    write_problems(len(replies))
+    assert not before or run("--limit", 1, model=model)[0] == 0
     code, lines = run("--batch-size", 3, model=model)
     assert code == 1 and len(server.requests) == len(replies) and len(answered()) == 1
     assert f"{len(REJECTED)} have no answer; all rejected" in last_line(lines)
     assert re.search("5 failed: 400 .*1 failed: 422 .*1 failed: 418 ", lines, re.S)
-    server.replies = lambda request: Reply()
+    server.replies = {}
     assert run(model=model)[0] == 0 and sorted(answered()) == list(range(len(replies)))
     assert len(server.requests) == 2 * len(replies) - 1
 
 
-ELSEWHERE = {"Location": "https://login.example.com/sso"}
+ELSEWHERE = Reply(headers={"Location": "https://login.example.com/sso"}, body="")
 FATAL = {
-    "401": (Reply(status=401, error="Rate limit; try again"), ["key"]),
-    "402": (Reply(status=402, error="The model is overloaded"), ["balance", "overloaded"]),
-    "404": (Reply(status=404, body="<p>Try again", headers=HTML), ["--model", "address"]),
-    **{
-        str(status): (Reply(status=status, headers=ELSEWHERE, body=""), ["api_base", "/sso"])
-        for status in (301, 302, 303, 307, 308)
-    },
-    **{
-        f"{status} {name} {seconds}": (Reply(status=status, headers={name: seconds}), ["hours"])
-        for status, name, seconds in [
-            (429, "Retry-After", "3700"),
-            (503, "Retry-After", "1e30"),
-            (429, "llm_provider-retry-after", "86400"),
-        ]
-    },
+    "401": (Reply(error="Rate limit; try again"), ["key"]),
+    "402": (Reply(error="The model is overloaded"), ["balance", "overloaded"]),
+    "404": (Reply(body="<p>Try again", headers=HTML), ["--model", "address"]),
+    **dict.fromkeys(("301", "302", "303", "307", "308"), (ELSEWHERE, ["api_base", "/sso"])),
+    "429": (Reply(headers={"Retry-After": "3700"}), ["1.0 hours"]),
+    "503": (Reply(headers={"Retry-After": "1e30"}), ["hours"]),
+    "529": (Reply(headers={"llm_provider-retry-after": "86400"}), ["24.0 hours"]),
 }
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-@pytest.mark.parametrize("name", FATAL)
+@pytest.mark.parametrize("status", FATAL)
 def test_a_fatal_status_ends_the_run_and_the_same_command_goes_on(
-    server, run, backoffs, name, model
+    server, run, backoffs, status, model
 ):
-    reply, says = FATAL[name]
+    reply, says = FATAL[status]
+    reply.status = int(status)
     write_problems(5)
     for fatal, expected in ((0, []), (2, [0, 1])):  # before the first answer, and after some
+        server.replies = {fatal: reply}
         server.requests.clear()
-        server.replies = lambda request, fatal=fatal: reply if request.problem == fatal else Reply()
         code, lines = run("--batch-size", 1, model=model)
         end = last_line(lines)
         assert code == 1 and answered() == expected and len(server.requests) == fatal + 1
-        assert end.startswith(f"completions.py: {name.split()[0]} at {server.url}/")
+        assert end.startswith(f"completions.py: {status} at {server.url}/")
         assert [word for word in says if word not in end] == []
     assert server.gets == [] and backoffs == []
-    server.replies = lambda request: Reply()
+    server.replies = {}
     assert run(model=model)[0] == 0 and answered() == [0, 1, 2, 3, 4]
 
 
 def test_what_is_in_flight_when_the_run_ends_is_kept_and_nothing_more_is_sent(server, run):
-    server.replies = lambda request: (
-        Reply(status=401) if request.problem == 3 else Reply(seconds=0.7)
-    )
+    server.replies = {n: Reply(seconds=0.7) for n in range(40)} | {3: Reply(status=401)}
     write_problems(40)
     code, lines = run("--batch-size", 1, "--concurrent-batches", 4)
     assert code == 1 and sorted(answered()) == [0, 1, 2] and len(server.requests) == 4
@@ -190,84 +172,62 @@ def test_what_is_in_flight_when_the_run_ends_is_kept_and_nothing_more_is_sent(se
 # --- failures in a row ---
 
 
-@pytest.mark.parametrize(
-    ("problems", "batch_size", "requests"), [(100, 4, 12), (100, 24, 24), (9, 4, 9)]
-)
-def test_rejections_end_a_run_without_an_answer_after_ten_or_as_many_as_are_in_flight(
-    server, run, problems, batch_size, requests
+@pytest.mark.parametrize(("problems", "size", "requests"), [(99, 4, 12), (99, 24, 24), (9, 4, 9)])
+def test_rejections_without_any_answer_end_the_run_after_ten_or_as_many_as_are_in_flight(
+    server, run, problems, size, requests
 ):
     server.replies = lambda request: Reply(status=400, error=f"Bad thing in {request.prompt}")
     write_problems(problems)
-    code, lines = run("--batch-size", batch_size)
-    assert code == 1 and len(server.requests) == requests and "Bad thing in" in lines
+    code, lines = run("--batch-size", size)
+    assert code == 1 and len(server.requests) == requests and "400 at" in lines
     assert ("requests in a row" in last_line(lines)) == (problems > 10)
-    assert "failed: 400" in lines or problems > 10
 
 
+@pytest.mark.parametrize("dies", [True, False])
 def test_ten_requests_in_a_row_without_an_answer_end_the_run_each_after_its_retries(
-    server, run, backoffs
+    server, run, backoffs, dies
 ):
-    server.replies = lambda request: Reply(status=200 if len(server.requests) <= 12 else 503)
+    def replies(request):
+        if dies and len(server.requests) == 12:
+            server.stop()
+        return Reply(status=200 if len(server.requests) <= 12 else 503)
+
+    server.replies = replies
     write_problems(40)
     code, lines = run("--batch-size", 2, "--max-retries", 1)
-    assert code == 1 and len(answered()) == 12 and len(server.requests) == 12 + 2 * 10
-    assert "10 requests in a row" in last_line(lines) and "503" in last_line(lines)
-    server.replies = lambda request: Reply()
-    assert run()[0] == 0 and sorted(answered()) == list(range(40))
-    assert len(server.requests) == 32 + 28
+    assert code == 1 and answered() == list(range(12)) and len(backoffs) == 5
+    assert "10 requests in a row" in last_line(lines) and server.url in last_line(lines)
+    assert len(server.requests) == 12 + (0 if dies else 2 * 10)
 
 
 def test_failures_between_answers_do_not_end_a_run(server, run):
-    server.replies = lambda request: Reply(status=200 if request.problem % 10 == 0 else 500)
+    server.replies = {n: Reply(status=500) for n in range(20) if n % 10}
     write_problems(20)
     code, lines = run("--batch-size", 1, "--max-retries", 0)
     assert code == 1 and answered() == [0, 10] and len(server.requests) == 20
-    assert "18 have no answer; run the same command again to retry" in last_line(lines)
-
-
-# --- no connection ---
+    assert last_line(lines) == "18 have no answer; run the same command again to retry them"
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_server_that_never_was_there_ends_the_run_at_once(run, backoffs, model):
+def test_no_connection_ends_the_run_at_once_or_is_retried_if_there_are_answers(
+    server, run, backoffs, model
+):
     with FakeLLM() as gone:
         pass
     write_problems(30)
     code, lines = run("--batch-size", 2, model=model, url=gone.url)
-    assert code == 1 and not backoffs
+    assert code == 1 and not backoffs and not re.search(r"\b50[03]\b", lines)
     assert gone.url in last_line(lines) and "is the server up" in last_line(lines)
-    assert not re.search(r"\b50[03]\b", lines)  # no server sent one
-
-
-def test_a_server_that_is_gone_for_a_while_is_retried_once_there_are_answers(run, backoffs):
-    write_problems(3)
-    assert run("--limit", 1)[0] == 0
-    with FakeLLM() as gone:
-        pass
-    code, lines = run("--max-retries", 2, url=gone.url)
+    assert run("--limit", 1, model=model)[0] == 0
+    code, lines = run("--limit", 3, "--max-retries", 2, model=model, url=gone.url)
     assert code == 1 and len(backoffs) == 2 and "2 failed: no connection" in lines
-
-
-def test_a_server_that_dies_in_mid_run_ends_it_after_ten_failures(server, run, backoffs):
-    def replies(request):
-        if len(server.requests) == 12:
-            server.stop()
-        return Reply()
-
-    server.replies = replies
-    write_problems(1000)
-    code, lines = run("--batch-size", 2, "--max-retries", 1)
-    assert (
-        code == 1 and answered() == list(range(len(answered()))) and len(answered()) in (10, 11, 12)
-    )
-    assert "10 requests in a row" in last_line(lines) and server.url in last_line(lines)
 
 
 # --- when to retry ---
 
 
 def test_backoff_grows_to_a_minute_with_jitter(server, run, backoffs):
-    server.replies = lambda request: Reply(status=500)
+    server.replies = {0: Reply(status=500)}
     write_problems(1)
     assert run("--max-retries", 9)[0] == 1 and len(server.requests) == 10
     longest = [2, 4, 8, 16, 32, 60, 60, 60, 60]
@@ -278,94 +238,76 @@ def test_backoff_grows_to_a_minute_with_jitter(server, run, backoffs):
 @pytest.mark.parametrize("name", ["Retry-After", "llm_provider-retry-after"])
 @pytest.mark.parametrize("model", MODELS)
 def test_no_retry_comes_sooner_than_a_server_asks(server, run, backoffs, name, model):
-    server.replies = lambda request: Reply(status=429, headers={name: "100"})
+    server.replies = {0: Reply(status=429, headers={name: "100"}), 1: Reply(status=500)}
     write_problems(2)
     assert run("--max-retries", 4, model=model)[0] == 1
     assert len(backoffs) == 4 and 100 <= min(backoffs) <= max(backoffs) < 101
 
 
 def test_a_batch_in_backoff_waits_and_does_not_stop_the_others(server, run):
-    server.replies = lambda request: (
-        Reply(status=429, headers={"Retry-After": "2"})
-        if request.problem == 0 and request.attempt == 1
-        else Reply()
-    )
+    slow_down = Reply(status=429, headers={"Retry-After": "2"})
+    server.replies = lambda request: slow_down if len(server.requests) == 1 else Reply()
     write_problems(20)
     assert run("--batch-size", 1, "--concurrent-batches", 2)[0] == 0
-    assert answered()[-1] == 0
-    first, second = (r.arrived for r in server.requests if r.problem == 0)
-    assert 2 <= second - first < 8
+    last = server.requests[-1]
+    assert last.attempt == 2 and answered()[-1] == last.problem
+    assert 2 <= last.arrived - server.requests[0].arrived < 8
 
 
 # --- what is said of a failure ---
+
+FIELD = {"detail": [{"msg": "field required"}]}
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM])
 @pytest.mark.parametrize(
     ("reply", "says"),
     [
-        (
-            Reply(status=400, error="No `foo`."),
-            ["400", "No `foo`", "--temperature none", "--top-p"],
-        ),
-        (Reply(status=403, body="<h1>Attack</h1>", headers=HTML), ["403", "Attack"]),
-        (Reply(status=413, error="Huge."), ["413", "Huge", "too long"]),
-        (
-            Reply(status=422, body={"detail": [{"msg": "field required"}]}),
-            ["422", "field required"],
-        ),
-        (Reply(status=429, error="Slow down."), ["429", "Slow down", "--concurrent-batches"]),
-        (Reply(status=503, body="<style>p {}</style><p>Back at\nnoon"), ["503", "Back at noon"]),
-        (Reply(body={"error": "The upstream is gone."}), ["200", "The upstream is gone"]),
-        (Reply(body={"object": "error", "message": "Dead."}), ["200", "Dead"]),
-        (Reply(None, message={"refusal": "I cannot."}), ["200", "I cannot"]),
-        (Reply("x", finish="network_error"), ["200", "network_error"]),
+        (Reply(status=400, error="No `foo`."), ["400 at", "No `foo`", "--temperature none"]),
+        (Reply(status=403, body="<h1>Attack</h1>", headers=HTML), ["403 at", "Attack"]),
+        (Reply(status=413, error="Huge."), ["413 at", "Huge", "too long"]),
+        (Reply(status=422, body=FIELD), ["422 at", "field required"]),
+        (Reply(status=429, error="Slow down."), ["429 at", "Slow down", "--concurrent-batches"]),
+        (Reply(status=503, body="<style>p {}</style><p>Back at\nnoon"), ["503 at", "Back at noon"]),
+        (Reply(body={"error": "The upstream is gone."}), ["200 at", "The upstream is gone"]),
+        (Reply(None, message={"refusal": "I cannot."}), ["200 at", "I cannot"]),
+        (Reply("x", finish="network_error"), ["200 at", "network_error"]),
         (Reply("", finish="content_filter"), ["200", "content_filter"]),
-        (Reply(reset=True), ["no response", "--timeout"]),
-        (Reply(seconds=2), ["no response", "--timeout"]),
+        (Reply(reset=True), ["no response at", "--timeout"]),
+        (Reply(seconds=2), ["no response at", "--timeout"]),
+        (Reply(status=400, error="Much. " + "x is not y " * 10**5), ["400 at", "Much. x is"]),
+        (Reply(status=400, error="Much. " + "x" * 10**6), ["400 at", "Much."]),
     ],
 )
-def test_a_failure_is_one_line_with_status_words_and_repair(server, run, reply, says, model):
-    server.replies = lambda request: reply
+def test_a_failure_is_one_line_with_status_words_address_and_repair(
+    server, run, reply, says, model
+):
+    server.replies = {0: reply}
     write_problems(1)
+    began = time.process_time()
     code, lines = run("--max-retries", 0, "--timeout", 0.7, model=model)
     (line,) = [line for line in lines.split("\n") if "1 failed: " in line]
-    assert code == 1 and answered() == []
+    assert code == 1 and answered() == [] and time.process_time() - began < 12
     assert [words for words in says if words not in line] == [] and not re.search("[<>{}]", line)
+    assert len(line) < 300 + 200  # the words of the server, and all else
     assert f"{server.url}/v1/chat/completions" in line or "content_filter" in says
 
 
-@pytest.mark.parametrize("more", ["x is not y " * 10**5, "x" * 10**6])
-def test_an_error_of_megabytes_is_cut_at_300_characters(server, run, more):
-    server.replies = lambda request: Reply(status=400, error="Too much of it. " + more)
-    write_problems(2)
-    began = time.process_time()
-    code, lines = run()
-    assert code == 1 and time.process_time() - began < 4
-    (line,) = [line for line in lines.split("\n") if "2 failed: 400 at" in line]
-    assert "Too much of it" in line and len(line) < 300 + 200
-
-
-@pytest.mark.parametrize("model", [OPENAI, VLLM, OPENROUTER, PROXY])
-def test_a_401_names_the_variable_of_the_provider(server, run, model):
-    server.replies = lambda request: Reply(status=401, error="No.")
-    write_problems(1)
-    _, lines = run(model=model)
-    assert f"{model.split('/')[0].upper()}_API_KEY" in last_line(lines)
-
-
 @pytest.mark.parametrize("status", [400, 401, 500])
-@pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-def test_a_key_that_the_server_echoes_is_redacted(server, run, monkeypatch, status, model):
-    monkeypatch.setenv("HOSTED_VLLM_API_KEY", KEY)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_key_that_the_server_echoes_is_redacted_and_a_401_names_its_variable(
+    server, run, monkeypatch, status, model
+):
+    variable = f"{model.split('/')[0].upper()}_API_KEY"
+    monkeypatch.setenv(variable, KEY)
     server.replies = lambda request: Reply(
         status=status, error=f"Bad key {request.key} in {dict(request.headers)}."
     )
     write_problems(2)
     code, lines = run("--max-retries", 0, model=model)
     assert code == 1 and {request.key for request in server.requests} == {KEY}
-    everything = lines + Path("out.jsonl.run.json").read_text()
-    assert "Bad key ***" in everything and KEY not in everything
+    assert "Bad key ***" in lines and KEY not in lines + Path("out.jsonl.run.json").read_text()
+    assert (variable in last_line(lines)) == (status == 401)
 
 
 # --- what is an answer ---
@@ -374,39 +316,29 @@ PARTS = [{"type": "text", "text": ANSWER[:13]}, {"type": "text", "text": ANSWER[
 QUOTED = f'{ANSWER}\n{{"finish_reason": "error", "error": {{"code": 401}}}}'
 
 
-@pytest.mark.parametrize("model", [OPENAI, VLLM, OPENROUTER])
-def test_every_shape_of_a_whole_answer_is_an_answer(server, run, model):
+@pytest.mark.parametrize("model", [OPENAI, VLLM, MODELS[2]])
+def test_every_shape_of_a_whole_answer_is_an_answer_and_reasoning_goes_to_the_details(
+    server, run, model
+):
     replies = [
-        *(
-            Reply(finish=reason)
-            for reason in ("stop", "eos", "end_turn", "stop_sequence", "", None)
-        ),
         Reply(PARTS),
         Reply([{"type": "thinking", "thinking": PARTS[:1]}, *PARTS]),
-        Reply(usage=None),
-        Reply(message={"refusal": ""}),
-        Reply(choice={"error": None}),
+        Reply(message={"reasoning": ANSWER[:13]}),
+        Reply(message={"reasoning_content": ANSWER[:13], "refusal": ""}),
+        Reply(usage=None, choice={"error": None}),
         Reply(headers={"Content-Type": "application/json; charset=x-unknown"}),
         Reply(headers={"Content-Type": "text/plain"}),
+        *(Reply(finish=reason) for reason in ("eos", "end_turn", "stop_sequence", "", None)),
         Reply(QUOTED),
+        Reply(None, message={"reasoning_content": ANSWER}),
     ]
-    server.replies = lambda request: replies[request.problem]
+    server.replies = dict(enumerate(replies))
     write_problems(len(replies))
     code, lines = run("--details", "--max-retries", 0, model=model)
-    assert code == 0, lines
-    assert [row["response"] for row in read_jsonl()] == [ANSWER] * (len(replies) - 1) + [QUOTED]
-    assert read_jsonl()[7]["details"]["reasoning"] == ANSWER[:13]
-
-
-@pytest.mark.parametrize("model", [OPENAI, VLLM, OPENROUTER])
-def test_reasoning_goes_to_the_details_and_never_into_the_response(server, run, model):
-    fields = [{}, {"reasoning": ANSWER}, {"reasoning_content": ANSWER}]
-    server.replies = lambda request: Reply(None, message=fields[request.problem])
-    write_problems(len(fields))
-    code, lines = run("--details", model=model)
-    assert code == 0 and "3 empty, 3 without a program" in lines
-    assert {(row["response"], row["program"]) for row in read_jsonl()} == {("", None)}
-    assert [row["details"]["reasoning"] for row in read_jsonl()] == [None, ANSWER, ANSWER]
+    assert code == 0 and "1 empty, 1 without a program" in lines, lines
+    assert [row["response"] for row in read_jsonl()] == [ANSWER] * 12 + [QUOTED, ""]
+    reasoning = [row["details"]["reasoning"] for row in read_jsonl()]
+    assert reasoning == [None, *[ANSWER[:13]] * 3, *[None] * 9, ANSWER]
 
 
 # --- nothing could be sent ---
@@ -417,49 +349,42 @@ def test_a_server_of_ones_own_without_its_address_gets_nothing_sent_elsewhere(
     server, run, monkeypatch, provider
 ):
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")  # in place of api.openai.com
-    monkeypatch.setenv(f"{provider.upper()}_API_KEY", "sk-private-key-1")
     monkeypatch.setenv(f"{provider.upper()}_API_BAES", "http://127.0.0.1:9")  # misspelt
     write_problems(3)
     code, lines = run(model=f"{provider}/any", url=None)
     assert code == 1 and server.requests == [] and server.gets == []
     assert f"{provider.upper()}_API_BASE" in last_line(lines) and "api_base=" in last_line(lines)
-    assert "sk-private-key-1" not in lines
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--model", "nonsense"), "nonsense"),
-        (("--model", "nonsense/gpt"), "nonsense/gpt"),
-        (("--model", "openai/gpt-5"), "--temperature none, --top-p none"),
-        (("--model", "openai/gpt-4.1-nano"), "OPENAI_API_KEY"),
-        (("--model", "azure/gpt-4.1"), "not sent"),
-        (("--model", "anthropic/claude-3-haiku"), "ANTHROPIC_API_KEY"),
-        (("--model", "vllm/any"), "vllm"),
-        *(
-            (("--model", model, "--param", param), says)
-            for model in (OPENAI, VLLM)
-            for param, says in [
-                ("extra_body=[1]", "not sent"),
-                ("extra_headers=abc", "not sent"),
-                ("api_base=127.0.0.1:8000/v1", "127.0.0.1:8000"),
-                ("api_base=localhost/v1", "localhost/v1"),
-            ]
-        ),
-    ],
-)
+NOT_SENT = {
+    "--model nonsense": "nonsense",
+    "--model nonsense/gpt": "nonsense/gpt",
+    "--model openai/gpt-5": "--temperature none, --top-p none",
+    "--model openai/gpt-4.1-nano": "OPENAI_API_KEY",
+    "--model azure/gpt-4.1": "not sent",
+    "--model anthropic/claude-3-haiku": "ANTHROPIC_API_KEY",
+    "--model vllm/any": "vllm",
+    "--param extra_body=[1]": "not sent",
+    "--param extra_headers=abc": "not sent",
+    "--param api_base=127.0.0.1:8000/v1": "127.0.0.1:8000",
+    "--param api_base=localhost/v1 --model hosted_vllm/any": "localhost/v1",
+    f"--param extra_body=[1] --model {VLLM}": "not sent",
+}
+
+
+@pytest.mark.parametrize("options", NOT_SENT)
 def test_what_cannot_be_sent_ends_the_run_at_once_and_is_named(
-    server, run, backoffs, monkeypatch, options, says
+    server, run, backoffs, monkeypatch, options
 ):
+    monkeypatch.setenv("AZURE_API_BASE", "http://127.0.0.1:9")
     if "--param" not in options:
         monkeypatch.delenv("OPENAI_API_KEY")
         monkeypatch.delenv("ANTHROPIC_API_KEY")
-    monkeypatch.setenv("AZURE_API_BASE", "http://127.0.0.1:9")
     write_problems(30)
     where = {} if "--param" in options else {"url": None}
-    code, lines = run(*options, "--batch-size", 2, **where)
+    code, lines = run(*options.split(), "--batch-size", 2, **where)
     end = last_line(lines)
-    assert code == 1 and says in end and not re.search(r"\b500\b|server up", end)
+    assert code == 1 and NOT_SENT[options] in end and not re.search(r"\b500\b|server up", end)
     assert server.requests == [] and backoffs == []
 
 
@@ -469,78 +394,53 @@ def test_a_key_that_ends_in_a_newline_is_sent_without_it_or_ends_the_run(
 ):
     write_problems(6)
     code, lines = run("--param", f"api_key={KEY}9\n", "--batch-size", 2, model=model)
-    assert backoffs == [] and f"{KEY}9" not in lines
-    assert (code, len(server.requests)) in ((0, 6), (1, 0))
-    assert "500" not in last_line(lines) and "server up" not in lines
-
-
-# --- TLS ---
+    assert (code, len(server.requests)) in ((0, 6), (1, 0)) and backoffs == []
+    assert f"{KEY}9" not in lines and "server up" not in lines
 
 
 @pytest.mark.parametrize("model", [OPENAI, VLLM, ANTHROPIC])
-def test_a_certificate_that_nobody_trusts_ends_the_run_and_can_be_trusted_by_ssl_cert_file(
+def test_a_certificate_that_nobody_trusts_ends_the_run_and_can_be_named_in_ssl_cert_file(
     run, backoffs, monkeypatch, model
 ):
-    write_problems(30)
+    write_problems(3)
     with FakeLLM(tls=True) as server:
-        code, lines = run("--batch-size", 2, model=model, url=server.url)
+        code, lines = run(model=model, url=server.url)
         assert code == 1 and server.requests == [] and backoffs == []
-        assert "CERTIFICATE_VERIFY_FAILED" in last_line(lines) and "SSL_CERT_FILE" in last_line(
-            lines
-        )
+        assert "CERTIFICATE_VERIFY_FAILED" in lines and "SSL_CERT_FILE" in last_line(lines)
         Path("ca.pem").write_text(CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
         monkeypatch.setenv("SSL_CERT_FILE", str(Path("ca.pem").resolve()))
-        assert run(model=model, url=server.url)[0] == 0 and len(answered()) == 30
+        assert run(model=model, url=server.url)[0] == 0 and answered() == [0, 1, 2]
         monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
         code, lines = run("--output-path", "other.jsonl", model=model, url=server.url)
         assert code == 1 and last_line(lines).startswith("completions.py: ")
 
 
-def test_https_to_a_server_without_it_is_told(server, run, backoffs):
-    write_problems(30)
-    code, lines = run("--batch-size", 2, url=server.url.replace("http:", "https:"))
-    assert code == 1 and server.requests == [] and len(backoffs) <= 1
-    assert "http or https" in last_line(lines)
-
-
-def test_a_handshake_that_hangs_is_bounded_by_the_timeout(run, backoffs):
+def test_https_to_a_server_without_it_and_a_handshake_that_hangs_are_told(server, run, backoffs):
     write_problems(3)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        code, lines = run("--timeout", 0.3, url=url)
-    assert code == 1 and url in lines and not answered()
+        silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for url, says in ((server.url, "http or https"), (silent_url, "no response")):
+            url = url.replace("http:", "https:")
+            code, lines = run("--timeout", 0.3, "--max-retries", 1, url=url)
+            assert code == 1 and url in lines and says in lines
+    assert server.requests == [] and len(backoffs) == 1
 
 
 # --- environments ---
 
 
-def full_at(server: FakeLLM, requests: int):
-    """Let no request be answered until so many are in flight."""
-    full = threading.Event()
-
-    def replies(request):
-        if server.peak >= requests:
-            full.set()
-        full.wait(60)
-        full.set()  # or never
-        return Reply()
-
-    server.replies = replies
-
-
 def test_the_soft_limit_of_open_files_is_raised(server, run):
     resource = pytest.importorskip("resource")
-    full_at(server, 64)
+    server.replies = lambda request: Reply(seconds=0.5)
     write_problems(70)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = len(os.listdir("/dev/fd")) + 100  # as the 256 of a shell on macOS
+    few = len(os.listdir("/dev/fd")) + 20
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
-        code, lines = run("--batch-size", 1, "--concurrent-batches", 64)
+        code, lines = run("--batch-size", 1, "--concurrent-batches", 64, "--max-retries", 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert code == 0 and len(answered()) == 70 == len(server.requests), lines
-    assert server.peak == 64
+    assert code == 0 and len(answered()) == 70 and server.peak > 20, lines
 
 
 def test_a_hard_limit_of_open_files_is_told_before_the_first_request(server, start):
@@ -548,67 +448,53 @@ def test_a_hard_limit_of_open_files_is_told_before_the_first_request(server, sta
     write_problems(96)
     limits = {"RLIMIT_NOFILE": 256}
     code, lines = start("--batch-size", 1, "--concurrent-batches", 300, limits=limits).end()
-    assert code in (0, 1) and "--concurrent-batches" in lines and "256" in lines
-    assert code == 0 or server.requests == []
+    assert "--concurrent-batches" in lines and "256" in lines
+    assert (code, len(server.requests)) in ((1, 0), (0, 96))
 
 
-@pytest.fixture
-def left():
-    """A pipe that nobody reads any more."""
-    ours, theirs = os.pipe()
-    os.close(ours)
-    yield theirs
-    os.close(theirs)
-
-
-@pytest.fixture
-def full():
-    with open("/dev/full", "wb") as file:
-        yield file.fileno()
-
-
-def test_a_run_goes_on_where_stderr_cannot_be_written_to(server, start, left, full):
+def test_a_run_goes_on_where_stderr_cannot_be_written_to(server, start):
     write_problems(20)
-    server.replies = lambda request: Reply(
-        status=400 if request.problem == 7 and request.body["top_p"] == 1 else 200
+    refuse = Reply(status=400)
+    server.replies = lambda request: (
+        refuse if request.problem == 7 and request.body["top_p"] == 1 else Reply()
     )
-    stderr = {"closed": CLOSED, "a pipe that is left": left, "full": full}
-    failing = [0, 0, 1]
-    runs = [
-        start("--output-path", f"{name}.jsonl", "--top-p", fails, stderr=file)
-        for (name, file), fails in zip(stderr.items(), failing, strict=True)
-    ]
-    assert [run.end() for run in runs] == [(fails, "") for fails in failing]
-    assert [len(read_jsonl(f"{name}.jsonl")) for name in stderr] == [20 - n for n in failing]
+    ours, left = os.pipe()
+    os.close(ours)
+    with open("/dev/full", "wb") as full:
+        stderr = {
+            "closed": (CLOSED, 0),
+            "a pipe that is left": (left, 0),
+            "full": (full.fileno(), 1),
+        }
+        runs = [
+            start("--output-path", f"{name}.jsonl", "--top-p", fails, stderr=file)
+            for name, (file, fails) in stderr.items()
+        ]
+        assert [run.end() for run in runs] == [(0, ""), (0, ""), (1, "")]
+    os.close(left)
+    assert [len(read_jsonl(f"{name}.jsonl")) for name in stderr] == [20, 20, 19]
 
 
+@pytest.mark.parametrize("model", [OPENAI, VLLM])
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "setting",
     [
-        ("ALL_PROXY", "socks5://127.0.0.1:9"),
-        ("all_proxy", "socks5h://127.0.0.1:9"),
-        ("NO_PROXY", "[::1"),
-        ("HTTP_PROXY", "nonsense"),
-        ("HTTP_PROXY", "http://127.0.0.1:9"),
-        ("HTTPS_PROXY", "ftp://127.0.0.1:9"),
+        *("ALL_PROXY=socks5://127.0.0.1:9", "all_proxy=socks5h://127.0.0.1:9", "NO_PROXY=[::1"),
+        *("HTTP_PROXY=nonsense", "HTTP_PROXY=http://127.0.0.1:9", "HTTPS_PROXY=ftp://127.0.0.1:9"),
     ],
 )
-@pytest.mark.parametrize("model", [OPENAI, VLLM])
-def test_a_variable_of_the_network_that_cannot_work_is_one_line(
-    server, run, backoffs, monkeypatch, model, name, value
+def test_a_proxy_that_cannot_work_ends_the_run_in_one_line_unless_no_proxy_lists_the_server(
+    server, run, backoffs, monkeypatch, model, setting
 ):
+    name, value = setting.split("=")
     monkeypatch.setenv(name, value)
     write_problems(3)
     code, lines = run(model=model)
     assert code == 1 and last_line(lines).startswith("completions.py: ")
     assert server.requests == [] and answered() == []
-
-
-def test_what_no_proxy_lists_is_asked_without_one(run, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    write_problems(3)
-    assert run()[0] == 0 and len(answered()) == 3
+    if value == "http://127.0.0.1:9":
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        assert run(model=model)[0] == 0 and len(answered()) == 3
 
 
 @pytest.mark.parametrize("name", ["TQDM_MININTERVAL", "REQUEST_TIMEOUT", "LITELLM_LOG"])
@@ -628,8 +514,8 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     def resize(columns: int):
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
 
-    server.replies = lambda request: (
-        Reply(status=400, seconds=0.05) if request.problem == 1 else Reply(seconds=0.05)
+    server.replies = lambda request: Reply(
+        status=400 if request.problem == 1 else 200, seconds=0.05
     )
     write_problems(40)
     ours, theirs = pty.openpty()
@@ -647,24 +533,21 @@ def test_the_bar_fits_the_terminal_also_after_it_was_resized(server, start):
     states = [line for line in re.split(r"[\r\n]+", wide.decode()) if "/40" in line]
     assert max(map(len, states)) <= 80 and b"\n" not in wide.strip()
     assert re.search(r"\d+/40 .*1 failed, \$0\.\d+", states[-1])
-    narrow = [line for line in re.split(r"[\r\n]+", shown.decode()) if "/40 [" in line]
-    assert max(map(len, narrow[3:])) <= 50
     bar = shown.decode().split("39 of 40 answered")[0]
-    assert bar.count("\n") <= 2
+    narrow = [line for line in re.split(r"[\r\n]+", bar) if "/40 [" in line]
+    assert max(map(len, narrow[3:])) <= 50 and bar.count("\n") <= 2
 
 
-@pytest.mark.parametrize("columns", [None, 0])
+@pytest.mark.parametrize("terminal", [True, False])
 def test_without_a_terminal_or_its_width_there_is_a_line_a_minute(
-    server, run, monkeypatch, columns
+    server, run, monkeypatch, terminal
 ):
-    import completions
-
-    if columns is not None:
-        size = os.terminal_size((columns, 0))
+    if terminal:
+        size = os.terminal_size((0, 0))
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: size)
     monkeypatch.setattr(completions, "LINE_EVERY", 0.2)  # a short minute
-    server.replies = lambda request: Reply(seconds=1.5 if request.problem > 1 else 0)
+    server.replies = {2: Reply(seconds=1.5)}
     write_problems(4)
     code, lines = run("--batch-size", 2)
-    assert code == 0 and "\r" not in lines
-    assert "2 of 4 answered in" in lines and lines.count("\n") < 15
+    assert code == 0 and "2 of 4 answered in" in lines
+    assert "\r" not in lines and lines.count("\n") < 15
