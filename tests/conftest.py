@@ -112,9 +112,14 @@ def address(url: str, model: str = OPENAI) -> str:
 
 @pytest.fixture
 def command(server):
-    """The options of a run on the scripted model; later options override earlier ones."""
+    """The options of a run on the scripted model; later options override earlier ones.
 
-    def command(*more, model: str = OPENAI, url: str | None = server.url) -> list[str]:
+    With a number of `problems`, these are written to problems.jsonl before.
+    """
+
+    def command(*more, model=OPENAI, url: str | None = server.url, problems=0) -> list[str]:
+        if problems:
+            write_problems(problems)
         options = ["--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"]
         options += ["--model", model, *(["--param", address(url, model)] if url else [])]
         return [*options, *map(str, more)]
@@ -148,9 +153,11 @@ def start(command, request):
     runs = []
     helpers = request.config.stash[HELPERS]
 
-    def start(*more, imported="all", model=OPENAI, stderr=None, limits=None, **environment):
+    def start(
+        *more, imported="all", stderr=None, limits=None, model=OPENAI, problems=0, **environment
+    ):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
-        argv = command(*more, model=model)
+        argv = command(*more, model=model, problems=problems)
         how = {"argv": argv, "env": env, "limits": limits or {}, "stderr": stderr}
         runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
         return runs[-1]
