@@ -60,19 +60,14 @@ def pytest_configure_node(node):
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch, tmp_path):
-    """No key, address or proxy from outside; tests start in a folder of their own."""
+def plain_process(monkeypatch, tmp_path):
+    """No key, address or proxy from outside, a folder of its own; what main() changes is undone."""
     for name in list(os.environ):
         if re.search(OUTSIDE, name, re.I):
             monkeypatch.delenv(name)
     for provider in ("OPENAI", "ANTHROPIC", "OPENROUTER"):
         monkeypatch.setenv(f"{provider}_API_KEY", KEY)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def process_as_before():
-    """What main() changes for its whole process is changed back: who handles signals, logging."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
@@ -105,24 +100,17 @@ ANTHROPIC, PROXY = "anthropic/claude-3-haiku", "litellm_proxy/scripted"
 MODELS = (OPENAI, VLLM, OPENROUTER, ANTHROPIC, PROXY)
 
 
-def address(url: str, model: str = OPENAI) -> str:
-    """The value of --param with which requests for a model go to this server."""
-    return f"api_base={url}{'' if model == ANTHROPIC else '/v1'}"
-
-
 @pytest.fixture
 def command(server):
-    """The options of a run on the scripted model; later options override earlier ones.
-
-    With a number of `problems`, these are written to problems.jsonl before.
-    """
+    """The options of a run on the scripted model; later ones override. May write its problems."""
 
     def command(*more, model=OPENAI, url: str | None = server.url, problems=0) -> list[str]:
         if problems:
             write_problems(problems)
         options = ["--benchmark", "problems.jsonl", "--lang", "Lua", "--output-path", "out.jsonl"]
-        options += ["--model", model, *(["--param", address(url, model)] if url else [])]
-        return [*options, *map(str, more)]
+        if url:
+            options += ["--param", f"api_base={url}{'' if model == ANTHROPIC else '/v1'}"]
+        return [*options, "--model", model, *map(str, more)]
 
     return command
 
@@ -157,8 +145,8 @@ def start(command, request):
         *more, imported="all", stderr=None, limits=None, model=OPENAI, problems=0, **environment
     ):
         env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
-        argv = command(*more, model=model, problems=problems)
-        how = {"argv": argv, "env": env, "limits": limits or {}, "stderr": stderr}
+        how = {"env": env, "limits": limits or {}, "stderr": stderr}
+        how["argv"] = command(*more, model=model, problems=problems)
         runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
         return runs[-1]
 
