@@ -131,8 +131,8 @@ def limit(limits: dict):
     if limits:
         import resource
 
-        for name, most in limits.items():
-            resource.setrlimit(getattr(resource, name), (most, most))
+        for name, soft_and_hard in limits.items():
+            resource.setrlimit(getattr(resource, name), tuple(soft_and_hard))
 
 
 def serve(listener: socket.socket, alive: socket.socket, modules: list[str]) -> list[str] | None:

@@ -452,7 +452,7 @@ def test_a_second_run_on_the_same_output_is_refused(server, run):
 def test_a_full_disk_keeps_the_whole_records_that_fit_and_says_so(server, start, run, batch_size):
     pytest.importorskip("resource")
     problems = write_problems(30)
-    code, lines = start("--batch-size", batch_size, limits={"RLIMIT_FSIZE": 2000}).end()
+    code, lines = start("--batch-size", batch_size, limits={"RLIMIT_FSIZE": [2000, 2000]}).end()
     end = last_line(lines)
     assert code == 1 and "out.jsonl" in end and "run the same command again" in end
     fit, sent = 2000 // len(jsonl(records(problems[:1]))), len(server.requests)

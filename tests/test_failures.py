@@ -404,25 +404,16 @@ def test_https_to_a_server_without_it_and_a_handshake_that_hangs_are_told(server
 # --- environments ---
 
 
-def test_the_soft_limit_of_open_files_is_raised(server, run):
-    resource = pytest.importorskip("resource")
-    server.replies = lambda request: Reply(seconds=0.5)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 20, hard))
-    try:
-        options = ("--batch-size", 1, "--concurrent-batches", 64, "--max-retries", 0)
-        code, lines = run(*options, problems=70)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert code == 0 and len(answered()) == 70 and server.peak > 20, lines
-
-
-def test_a_hard_limit_of_open_files_is_told_before_the_first_request(server, start):
+def test_a_soft_limit_of_open_files_is_raised_and_a_hard_one_is_told(server, start):
     pytest.importorskip("resource")
-    options = ("--batch-size", 1, "--concurrent-batches", 300)
-    code, lines = start(*options, limits={"RLIMIT_NOFILE": 256}, problems=96).end()
+    server.replies = lambda request: Reply(seconds=0.5)
+    options = ("--batch-size", 1, "--max-retries", 0, "--concurrent-batches")
+    code, lines = start(*options, 64, limits={"RLIMIT_NOFILE": [64, 900]}, problems=70).end()
+    assert code == 0 and len(answered()) == 70 and server.peak > 20, lines
+    limits = {"RLIMIT_NOFILE": [256, 256]}
+    code, lines = start(*options, 300, "--output-path", "b.jsonl", limits=limits).end()
     assert "--concurrent-batches" in lines and "256" in lines
-    assert (code, len(server.requests)) in ((1, 0), (0, 96))
+    assert (code, len(server.requests)) in ((1, 70), (0, 140))
 
 
 def test_a_run_goes_on_where_stderr_cannot_be_written_to(server, start):
