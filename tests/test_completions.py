@@ -79,7 +79,7 @@ def test_what_is_sent_is_one_user_message_and_the_settings(server, run):
     assert none["reasoning_effort"] == "high" and none["min_p"] == 0.1
 
 
-def test_a_prompt_and_batches_are_what_their_items_are_and_no_item_is_read_early(capsys):
+def test_batches_reads_no_item_early_and_make_prompt_changes_no_character(capsys):
     prompt = "  tabs\t, \u2028 and\r\n spaces  \n"
     (message,) = make_prompt({"prompt": prompt}, "C#")
     assert message == {"role": "user", "content": f"{prompt}\n\nSolve this problem using C#."}
@@ -89,10 +89,8 @@ def test_a_prompt_and_batches_are_what_their_items_are_and_no_item_is_read_early
 
 
 def test_every_problem_gets_its_first_sample_before_any_gets_its_second(server, run):
-    assert (
-        run("--num-samples", 2, "--batch-size", 1, problems=3)[0] == 0
-        and answered() == [0, 1, 2] * 2
-    )
+    assert run("--num-samples", 2, "--batch-size", 1, problems=3)[0] == 0
+    assert answered() == [0, 1, 2] * 2
     assert run("--num-samples", 3)[0] == 0
     assert Counter(answered()) == {0: 3, 1: 3, 2: 3} and len(server.requests) == 9
 
@@ -205,8 +203,6 @@ def test_an_output_whose_ends_are_damaged_keeps_every_whole_record(
 
 PROBLEM = '{"task_id": 0, "prompt": "Problem 0.", "none": null'
 RECORD = f'{PROBLEM}, "response": "", "program": null'
-
-
 NOT_OF_THIS_RUN = {
     '{"torn": \n{"prompt": "Problem 0."}\n': '1: not valid JSON.*{"torn"',
     f"{RECORD}}}\n<<<<<<< HEAD\n": "2: not valid JSON.*<<<<<<< HEAD",
@@ -643,9 +639,8 @@ def test_a_path_that_cannot_be_used_is_told_in_one_line_before_any_request(serve
 def test_parent_folders_of_the_output_are_made_and_a_tilde_is_expanded(run, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert run("--output-path=~/runs/a/out.jsonl", problems=1)[0] == 0 and not Path("~").exists()
-    assert (
-        answered("home/runs/a/out.jsonl") == [0] and run_file("home/runs/a/out.jsonl")["finished"]
-    )
+    path = "home/runs/a/out.jsonl"
+    assert answered(path) == [0] and run_file(path)["finished"]
 
 
 def test_help_fits_a_terminal_and_names_every_option_and_exit_code(monkeypatch, capsys):

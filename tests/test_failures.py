@@ -86,9 +86,8 @@ def test_a_transient_failure_is_retried_and_then_answered(server, run, model):
     faults = TRANSIENT | (OF_ANTHROPIC if model == ANTHROPIC else OF_CHATS)
     replies = list(faults.values())
     server.replies = lambda request: replies[request.problem] if request.attempt == 1 else Reply()
-    code, lines = run(
-        "--batch-size", 4, "--concurrent-batches", 4, model=model, problems=len(faults)
-    )
+    options = ("--batch-size", 4, "--concurrent-batches", 4)
+    code, lines = run(*options, model=model, problems=len(faults))
     responses = {row["task_id"]: row["response"] for row in read_jsonl()}
     ends = [(asked(server)[number], responses.get(number)) for number in range(len(faults))]
     wrong = {name: end for name, end in zip(faults, ends, strict=True) if end != (2, ANSWER)}
