@@ -20,7 +20,7 @@ from conftest import (
     read_jsonl,
     write_problems,
 )
-from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply
+from fake_llm import ANSWER, CERTIFICATE, FakeLLM, Reply, chat_completion
 from forks import CLOSED
 
 import completions
@@ -52,7 +52,7 @@ TRANSIENT = {
     "200 list": Reply(body=[]),
 }
 BROKEN_OFF = ("error", "Aborted", "cancelled", "failed", "insufficient_system_resource")
-BESIDE = {"error": {"message": "oops"}, "choices": [{"message": {"content": "x"}}]}
+BESIDE = {**chat_completion("scripted", Reply("half an ans")), "error": {"message": "oops"}}
 OF_CHATS = {
     "200 error beside an answer": Reply(body=BESIDE),
     "200 error as text": Reply(body={"error": "Invalid API key"}),
