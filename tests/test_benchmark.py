@@ -5,7 +5,6 @@ import gzip
 import json
 import lzma
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -183,33 +182,20 @@ def test_an_address_that_cannot_be_read_is_one_line(website, run, address):
 # --- local files: what is refused, and where ---
 
 
-NO_JSON_LINES = {
-    **{"3": "not a JSON object; .* not '3'", '"text"': "not a JSON object", "null": "not a JSON"},
-    **{'[{"prompt": "x"}]': r"not a JSON object; .*\[\{", '{\n"prompt": "x"\n}': "not valid JSON"},
-    **{
-        "task_id,prompt\n1,x": "not valid JSON.*task_id,",
-        "<html>Sign in": "not valid JSON.*<html>",
-    },
-    **{
-        f"version https://git-lfs.github.com/{'v1' * 99}": "version https://git-lfs",
-        "PAR1": "PAR1",
-    },
-    **{"\ufeff[\n{}]": "not valid JSON", '{"prompt": "\udce9"}': "'utf-8' codec can't decode"},
-    **{'{"prompt": ': "not valid JSON", '{"prompt": "x"} x': "Extra data", "{}{}": "Extra data"},
-    **{
-        '{"prompt": "x"': "not valid JSON",
-        '{"a": 1,}': "not valid",
-        f'{{"v": {"[" * 10**5}': "JSON",
-    },
-    **{f'{{"v": {"1" * 5000}}}': "not valid JSON", "{'a': 1}": "not valid JSON.*'a'"},
-}
+NOT_OBJECTS = ["3", '"text"', "null", '[{"prompt": "x"}]', "[]"]
+NOT_JSON = [
+    *("task_id,prompt", "<html>Sign in", f"version https://git-lfs.{'v1' * 99}", "PAR1", "{", "["),
+    *('{"prompt": ', '{"prompt": "x"} x', "{}{}", '{"prompt": "x"', '{"a": 1,}', "{'a': 1}"),
+    *('{"prompt": "\udce9"}', f'{{"v": {"[" * 10**5}', f'{{"v": {"1" * 5000}}}'),
+]
 
 
-@pytest.mark.parametrize("line", NO_JSON_LINES)
+@pytest.mark.parametrize("line", [*NOT_OBJECTS, *NOT_JSON])
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_line_that_cannot_be_read_is_named_with_what_it_begins_with(line, before):
-    content = f"{GOOD * before}{line}\n{GOOD}".encode("utf-8", "surrogateescape")
-    assert re.match(f"bench.jsonl:{before + 1}: .*{NO_JSON_LINES[line]}", refusal(content))
+    message = refusal(f"{GOOD * before}{line}\n{GOOD}".encode("utf-8", "surrogateescape"))
+    why = "not a JSON object" if line in NOT_OBJECTS else "not valid JSON: "
+    assert message.startswith(f"bench.jsonl:{before + 1}: {why}") and line[:12] in message
 
 
 @pytest.mark.parametrize("content", [GOOD.encode("utf-16"), gzip.compress(GOOD.encode(), mtime=0)])
