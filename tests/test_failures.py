@@ -329,6 +329,12 @@ def test_every_shape_of_a_whole_answer_is_an_answer_and_reasoning_goes_to_the_de
     assert reasoning == [None, *[ANSWER[:13]] * 3, *[None] * 9, ANSWER]
 
 
+def test_content_in_parts_that_are_not_text_is_no_answer(server, run):
+    server.replies = {0: Reply([{"type": "image_url", "image_url": {"url": "x"}}])}
+    code, lines = run("--max-retries", 0, problems=1)
+    assert code == 1 and answered() == [] and "1 failed: 200 at" in lines
+
+
 # --- nothing could be sent ---
 
 
