@@ -204,7 +204,7 @@ def read_jsonl(path: str) -> Benchmark:
 
     try:
         with pandas.read_json(
-            path, lines=True, chunksize=1, encoding="utf-8", encoding_errors="surrogateescape"
+            path, lines=True, chunksize=1, encoding="utf-8-sig", encoding_errors="surrogateescape"
         ) as reader:
             content = reader.data.read().encode("utf-8", "surrogateescape")
     except FileNotFoundError:
@@ -394,7 +394,7 @@ class Output:
 def why_other(record: dict, problem: dict) -> str:
     """Say why a record is not of a benchmark, by the fields of one of its problems."""
     differ = (record.keys() ^ {*problem, "response"}) - {"program", "details"}
-    fields = shorten(", ".join(differ)) if differ else "none"
+    fields = shorten(", ".join(sorted(differ)) or "none")
     why = f"not a record of this benchmark (fields that differ: {fields})"
     return f"{why}; choose another --output-path"
 
@@ -592,7 +592,7 @@ FIXES: dict[int | str, str] = {
     413: "the prompt is too long for this server",
     429: "send fewer at once (--batch-size, --concurrent-batches), or check the quota",
 }
-FIX_REQUEST = "fix what it names; --temperature none, --top-p none, --max-tokens none omit these"
+FIX_REQUEST = "fix what it names; --temperature none, --top-p none and --max-tokens none omit these"
 # A finish_reason that says that generation broke off. Those of filters litellm turns into one.
 BROKEN_OFF = re.compile(
     r'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:error|abort|cancel|fail|insufficient)\w*)'
@@ -757,7 +757,7 @@ def raise_for_no_answer(response: Any, address: str) -> Any:
 def join_parts(response: Any, payload: dict, message: dict, parts: list) -> Any:
     """Return the response with its content as one text: litellm reads no parts."""
     parts = [{"text": part} if isinstance(part, str) else part for part in parts]
-    message["content"] = "".join(part.get("text", "") for part in parts)
+    message["content"] = "".join(part["text"] for part in parts if "thinking" not in part)
     thinking = [inner for part in parts for inner in part.get("thinking", [])]
     message["reasoning_content"] = "".join(part.get("text", "") for part in thinking) or None
     headers = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
@@ -1025,7 +1025,7 @@ def parse_args(argv: list[str] | None = None) -> Options:
     parser = Parser(
         description=__doc__,
         epilog=EXIT_CODES,
-        usage="completions.py --model NAME --benchmark NAME --lang LANG --output-path FILE [...]",
+        usage="completions.py --model M --benchmark B --lang L --output-path FILE [...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -1037,7 +1037,7 @@ def parse_args(argv: list[str] | None = None) -> Options:
     add("--benchmark", type=not_blank, required=True, help="JSONL file, address, folder or dataset")
     add("--lang", type=not_blank, required=True, help='language to solve in: free text, as "C#"')
     add("--output-path", type=not_blank, required=True, metavar="FILE", help="JSONL to append to")
-    add("--num-samples", type=count, metavar="N", help="answers to each problem" + default)
+    add("--num-samples", type=count, metavar="N", help="records of each problem" + default)
     add("--limit", type=count, metavar="N", help="only the first N problems (default: all)")
 
     add = parser.add_argument_group("where a benchmark differs").add_argument
@@ -1052,14 +1052,15 @@ def parse_args(argv: list[str] | None = None) -> Options:
     none = "or none: not sent" + default
     add("--temperature", type=temperature, default=0.2, metavar="T", help=f"a number, {none}")
     add("--top-p", type=top_p, default=0.95, metavar="P", help=f"from 0 to 1, {none}")
-    add("--max-tokens", type=length, default=5000, metavar="N", help=f"of one response, {none}")
+    add("--max-tokens", type=length, default=5000, metavar="N", help=f"with reasoning, {none}")
 
-    add = parser.add_argument_group("speed and retries").add_argument
+    add = parser.add_argument_group("speed, retries and more").add_argument
+    seconds, retries = number(float, 0.001, 10**6), number(int, 0, 100)
     add("--batch-size", type=count, default=10, metavar="N", help="problems in a batch" + default)
     add("--concurrent-batches", type=count, metavar="K", help="batches in flight" + default)
-    add("--timeout", type=number(float, 0.001, 10**6), metavar="S", help="of silence" + default)
-    add("--max-retries", type=number(int, 0, 100), metavar="N", help="of a request" + default)
-    more = "for litellm, repeatable; VALUE is JSON or else text: api_base, seed ..."
+    add("--timeout", type=seconds, metavar="S", help="seconds of silence" + default)
+    add("--max-retries", type=retries, metavar="N", help="after transient failures" + default)
+    more = "passed on to litellm, repeatable; VALUE is JSON or else text: api_base, seed ..."
     add("--param", type=key_value, action="append", default=[], metavar="KEY=VALUE", help=more)
     more = "each record also gets details: finish_reason, reasoning, tokens, cost, seconds"
     add("--details", action="store_true", help=more)

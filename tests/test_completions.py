@@ -208,8 +208,8 @@ NOT_OF_THIS_RUN = {
     f"{RECORD}}}\n<<<<<<< HEAD\n": "2: not valid JSON.*<<<<<<< HEAD",
     **{"my notes": "1: not valid JSON.*my notes", "[1]\n": "1: not a JSON object"},
     f'{RECORD}, "passed": true}}\n': "1: not a record.* passed",
-    '{"prompt": "Problem 0."}': "1: not a record.*(task_id, none|none, task_id)",
-    **{RECORD.replace("0.", "9.") + "}\n": "1: not a record", f"{PROBLEM}}}\n": "1: not a record"},
+    '{"prompt": "Problem 0."}': "1: not a record.* none, response, task_id",
+    **{RECORD.replace("0.", "9.") + "}\n": "1: not a record", f"{PROBLEM}}}\n": "1: .*: response"},
 }
 
 

@@ -36,7 +36,7 @@ def test_ci_runs_the_two_commands():
 def test_the_command_for_an_own_model_works_as_it_stands(api):
     commands = OWN_MODEL.replace("uv run completions.py", f"uv run {ROOT}/completions.py")
     bash(commands, OPENAI_API_BASE=os.environ["OPENAI_API_BASE"])
-    (shown,) = re.findall(r'(?s)^\{.*\}$', RECORD)
+    (shown,) = re.findall(r"(?s)^\{.*\}$", RECORD)
     assert list(read_jsonl("nano.jsonl")[0]) == re.findall(r'"(\w+)": "', shown)
     assert len(api.requests) == 8 and Path("nano.jsonl.run.json").exists()
 
