@@ -803,10 +803,10 @@ def raise_open_file_limit(needed: int):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if needed > hard != resource.RLIM_INFINITY:
+        if hard != resource.RLIM_INFINITY and needed > hard:
             fix = "lower --concurrent-batches or --batch-size"
             raise CompletionsError(f"{hard} open files (ulimit -n) do not suffice; {fix}")
-        if needed > soft != resource.RLIM_INFINITY:
+        if soft != resource.RLIM_INFINITY and needed > soft:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
