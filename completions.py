@@ -89,9 +89,10 @@ class CompletionsError(Exception):
 
 def notify(line: str):
     """Write a line to stderr, redacted, above the progress bar if there is one."""
-    tqdm = sys.modules.get("tqdm")  # not imported here: start-up must not wait for it
+    # Not imported here: start-up must not wait for it. Another thread may just be importing it.
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with suppress(OSError, ValueError):  # a full disk, a closed stream: the run goes on
-        (tqdm.tqdm.write if tqdm else print)(redact(line), file=sys.stderr)
+        (tqdm.write if tqdm else print)(redact(line), file=sys.stderr)
 
 
 def shorten(error: object, length: int = 300) -> str:
