@@ -40,6 +40,7 @@ from itertools import chain, islice
 from pathlib import Path
 from threading import Event
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 try:
     from bcb_multipl_util import extract_code_from_markdown
@@ -62,20 +63,22 @@ def redact(text: str) -> str:
     secrets = {value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)}
     for secret in sorted(secrets | PARAM_SECRETS, key=len, reverse=True):
         if len(secret) > 5:  # a shorter one protects nothing, and may be part of any word
-            text = text.replace(secret, "***")
+            for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+                text = text.replace(form, "***")
     text = re.sub(r"(\w://)[^\s?#\"']*@", r"\1***@", text)
     return re.sub(r"(\w://[^\s?\"']*\?)[^\s\"']+", r"\1***", text)
 
 
-def redact_param(value: Any, is_secret: bool = False) -> Any:
+def redact_param(value: Any, name: str = "") -> Any:
     """Return a JSON value with *** for what stands under the name of a secret; remember that."""
     if isinstance(value, dict):
-        names = {name: is_secret or bool(SECRET_NAME.search(name)) for name in value}
-        return {name: redact_param(inner, names[name]) for name, inner in value.items()}
+        all_headers = name.lower().endswith("headers")
+        return {key: redact_param(v, name if all_headers else key) for key, v in value.items()}
     if isinstance(value, list):
-        return [redact_param(inner, is_secret) for inner in value]
-    if is_secret:
-        PARAM_SECRETS.update([str(value).strip(), *str(value).split()[-1:]])  # "Bearer sk-..."
+        return [redact_param(inner, name) for inner in value]
+    text = str(value).strip()
+    if SECRET_NAME.search(name) and len(text) > 5:
+        PARAM_SECRETS.update([text, text.split()[-1]])  # "Bearer sk-...", "sk-..."
         return "***"
     return redact(value) if isinstance(value, str) else value
 
@@ -96,9 +99,10 @@ def notify(line: str):
 
 
 def shorten(error: object, length: int = 300) -> str:
-    """Return a text in one line, cut between words: half a key would not be redacted."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= length else text[:length].rpartition(" ")[0] + " [...]"
+    """Return a text in one line, cut at a length; redacted first, for half a key would not be."""
+    printable = "".join(c if c.isprintable() else " " for c in redact(str(error)))
+    text = " ".join(printable.split()) or type(error).__name__
+    return text if len(text) <= length else text[:length] + " [...]"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -294,8 +298,6 @@ def unanswered(problems: list, keys: list, answered: Counter, num_samples: int) 
             records[key] -= 1
         else:
             todo.append(problem)
-    if surplus := sum(records[key] for key in set(keys)):
-        notify(f"{surplus} records more than --num-samples {num_samples} asks for")
     return todo
 
 
@@ -454,10 +456,10 @@ class RunFile:
             return {}
         try:
             content = json.loads(self.path.read_bytes() if self.path.is_file() else "")
-            sum(number or 0 for number in content["totals"].values())
+            sum(content["totals"][name] for name in COUNTS)
             # Each parameter is compared by its own name.
             old, new = ({**s, **s["param"], "param": 0} for s in (content["settings"], settings))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             fix = "remove it, and the output resumes with unknown settings"
             raise CompletionsError(f"{self.path} is not as runs write it; {fix}") from None
         for name in old | new:
@@ -576,16 +578,20 @@ class Progress:
 
 # The status of a failure is that of its HTTP response, or one of these where there is none.
 NOT_SENT, UNREACHABLE, NO_RESPONSE = "not sent", "no connection", "no response"
-CERTIFICATE, UNFORESEEN = "certificate not trusted", "unforeseen"
+CERTIFICATE, UNFORESEEN = "certificate not trusted", "no record"
 # A transient failure is retried, a fatal one ends the run, and any other one is a rejection.
 TRANSIENT = {UNREACHABLE, NO_RESPONSE, 408, 409, 424, 425, 429, 498, 499}
 TRANSIENT |= {*range(200, 300), *range(500, 1000)}
 FATAL = {NOT_SENT, CERTIFICATE, 401, 402, 404, *range(300, 400)}
+OMIT = "--temperature none, --top-p none and --max-tokens none omit these"
+FIX_REQUEST = f"fix what it names; {OMIT}"
 FIXES: dict[int | str, str] = {
+    NOT_SENT: f"check --model (provider/name), the key, the address and --param; {OMIT}",
     UNREACHABLE: "is the server up, and its address right (http or https)?",
     NO_RESPONSE: "see the server's log, or raise --timeout",
     CERTIFICATE: "name the file of its authority in SSL_CERT_FILE",
-    **dict.fromkeys(range(300, 400), "it redirects there: set that by --param api_base=ADDRESS"),
+    UNFORESEEN: "please report it",
+    **dict.fromkeys(range(300, 400), "set that by --param api_base=, without /chat/completions"),
     401: "check the key: {key}, or --param api_key=KEY",
     402: "add to the account's balance, credit or quota",
     403: "check what the key and the account may do, or whether it refuses this content",
@@ -593,10 +599,9 @@ FIXES: dict[int | str, str] = {
     413: "the prompt is too long for this server",
     429: "send fewer at once (--batch-size, --concurrent-batches), or check the quota",
 }
-FIX_REQUEST = "fix what it names; --temperature none, --top-p none and --max-tokens none omit these"
-# A finish_reason that says that generation broke off. Those of filters litellm turns into one.
+# A finish_reason that says that generation broke off. Other filters litellm turns into this one.
 BROKEN_OFF = re.compile(
-    r'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:error|abort|cancel|fail|insufficient)\w*)'
+    r'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:error|abort|cancel|fail|insufficient|content_filter)\w*)'
 )
 
 
@@ -607,10 +612,9 @@ class NoAnswer(Exception):
         where = f"{status} at {address}" if address else status
         super().__init__(f"{where}: {shorten(error_text(text)).rstrip('.')}")
         self.status, self.retry_after = status, 0.0
-        headers = headers or {}
-        with suppress(TypeError, ValueError):  # there is none, or a date
-            asked = headers.get("retry-after") or headers.get("llm_provider-retry-after")
-            self.retry_after = float(asked)
+        for name in ("retry-after", "llm_provider-retry-after"):  # the second by a LiteLLM proxy
+            with suppress(TypeError, KeyError, ValueError):  # there is none, or a date
+                self.retry_after = max(self.retry_after, float(headers[name]))
 
 
 def error_text(body: str) -> str:
@@ -744,11 +748,14 @@ def raise_for_no_answer(response: Any, address: str) -> Any:
         raise NoAnswer(status, f"finish_reason {broken_off[1]}", address, headers)
     with suppress(ValueError, LookupError, TypeError, AttributeError):  # it has another form
         payload = response.json()
-        message = payload["choices"][0]["message"] if address.endswith("/chat/completions") else {}
+        is_chat = address.endswith("/chat/completions")
+        choice = payload["choices"][0] if is_chat else {"message": {}}
+        message = choice["message"]
         if isinstance(parts := message.get("content"), list):
             response = join_parts(response, payload, message, parts)
         content, refusal = message.get("content"), message.get("refusal")
-        error = payload.get("error") or (refusal and not content and f"refusal: {refusal}")
+        refused = refusal and not content and f"refusal: {refusal}"
+        error = payload.get("error") or choice.get("error") or refused
         if isinstance(content, str | None) and not error:
             return response
         text = json.dumps(error or payload)
@@ -787,15 +794,23 @@ def connect(options: Options, in_flight: int) -> Transport:
 
 
 def require_api_base(model: str, param: dict):
-    """Raise CompletionsError if litellm would send requests meant for another server to OpenAI."""
+    """Keep litellm from sending OpenAI what is meant for another server, and OpenAI's key to that.
+
+    Raises CompletionsError if the address of the server is missing.
+    """
     import litellm
 
-    given = param.get("api_base") or param.get("base_url")
+    given = {"api_base": param.get("api_base") or param.get("base_url")}
     with suppress(litellm.BadRequestError):  # an unknown provider: told by the first request
-        _, provider, _, base = litellm.get_llm_provider(model, api_base=given)
-        if not base and provider in {*litellm.openai_compatible_providers, "custom_openai"}:
-            variable = f"{provider.upper()}_API_BASE"
-            raise CompletionsError(f"{provider}/ needs {variable} or --param api_base=ADDRESS")
+        _, provider, key, base = litellm.get_llm_provider(
+            model, api_key=param.get("api_key"), **given
+        )
+        if provider in {*litellm.openai_compatible_providers, "custom_openai"}:
+            if not base:
+                variable = f"{provider.upper()}_API_BASE"
+                raise CompletionsError(f"{provider}/ needs {variable} or --param api_base=ADDRESS")
+            if not key:
+                param["api_key"] = "none"
 
 
 def raise_open_file_limit(needed: int):
@@ -864,8 +879,9 @@ def complete(todo: list[dict], options: Options, answers: int, transport: Any) -
             yield list(chain.from_iterable(arrived))
             if options.stop and options.stop.is_set():
                 raise KeyboardInterrupt
-            if breaker.reason:
+            if breaker.reason and not ended.is_set():
                 ended.set()
+                notify(f"ending; requests in flight: {len(jobs)}") if jobs else None
             for results in arrived:
                 batch = retry_batch(results) or next(waiting, None)
                 if batch and not ended.is_set():
@@ -949,8 +965,9 @@ def main_with_args(
     keys = [problem_key(problem) for problem in problems]
     output = Output(output_path)
     with output.file:
-        answered = output.count_answers(problems, keys)
-        samples = options.num_samples
+        answered, samples = output.count_answers(problems, keys), options.num_samples
+        if surplus := (answered - Counter(keys * samples)).total():
+            notify(f"{surplus} records more than --num-samples {samples} asks for")
         todo = unanswered(problems[: options.limit], keys[: options.limit], answered, samples)
         wanted = samples * len(problems[: options.limit])
         run_file = RunFile(output, provenance(options, problems, keys), wanted)
@@ -1000,18 +1017,19 @@ def number(kind: Callable, least: float, most: float, *, none: bool = False) -> 
 def key_value(text: str) -> tuple[str, object]:
     """Split KEY=VALUE; the value is JSON where it parses as JSON, else text."""
     key, equals, value = text.partition("=")
-    if not (equals and key.isidentifier()):
+    if not (equals and key.isidentifier() and value.strip()):
         raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
     try:
         parsed = json.loads(value)
-        json.dumps(parsed, allow_nan=False)
-        return key, parsed
     except (ValueError, RecursionError):
         if value.startswith(("{", "[", '"')):
             raise argparse.ArgumentTypeError(f"the value of {key} is not valid JSON") from None
         if value in ("True", "False", "None"):
             raise argparse.ArgumentTypeError(f"write {key} as JSON: true, false or null") from None
         return key, value
+    if re.search("NaN|Infinity", json.dumps(parsed)) and not isinstance(parsed, str):
+        raise argparse.ArgumentTypeError(f"the value of {key} is not finite")
+    return key, parsed
 
 
 class Parser(argparse.ArgumentParser):
