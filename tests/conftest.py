@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_llm import ANSWER, PROGRAM, FakeLLM
-from forks import Fork, Fresh, Helper
+from forks import Run
 from hypothesis import settings
 
 import completions
@@ -29,34 +29,6 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # also where a test imports
 ROOT = Path(completions.__file__).parent
 KEY = "sk-local-0123456789"
 OUTSIDE = r"_API_(KEY|BASE)$|_BASE_URL$|PROXY|^SSL_|^HF_|^TQDM_|^(COLUMNS|REQUEST_TIMEOUT)$"
-
-
-# What a helper has imported before it forks. A fork of the first has still to import litellm and
-# tqdm; litellm leaves the last of the second to its first request, if that version has it.
-IMPORTED = {
-    "libraries": ["pandas", "openai"],
-    "all": ["pandas", "tqdm", "filelock", "litellm", "httpcore", "litellm.proxy._types"],
-}
-HELPERS = pytest.StashKey[dict[str, str]]()  # their addresses
-
-
-def pytest_configure(config):
-    """Start the helpers that fork, once for all workers, where there is such a fork."""
-    if hasattr(config, "workerinput"):
-        config.stash[HELPERS] = config.workerinput["helpers"]
-        return
-    config.stash[HELPERS] = {}
-    plain = {name: v for name, v in os.environ.items() if not re.search(OUTSIDE, name, re.I)}
-    if sys.platform == "linux":
-        for name, modules in IMPORTED.items():
-            helper = Helper(modules, plain)
-            config.stash[HELPERS][name] = helper.address
-            config.add_cleanup(helper.close)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node):
-    node.workerinput["helpers"] = node.config.stash[HELPERS]
 
 
 @pytest.fixture(autouse=True)
@@ -132,22 +104,13 @@ def run(command, capsys):
 
 
 @pytest.fixture
-def start(command, request):
-    """Start the script in a process of its own; None takes a variable out of its environment.
-
-    "all" it needs is imported already, or other "libraries" than litellm, or nothing: then it
-    has a new interpreter.
-    """
+def start(command):
+    """Start the script in a process of its own, which may have a fresh interpreter."""
     runs = []
-    helpers = request.config.stash[HELPERS]
 
-    def start(
-        *more, imported="all", stderr=None, limits=None, model=OPENAI, problems=0, **environment
-    ):
-        env = {name: v for name, v in {**os.environ, **environment}.items() if v is not None}
-        how = {"env": env, "limits": limits or {}, "stderr": stderr}
-        how["argv"] = command(*more, model=model, problems=problems)
-        runs.append(Fork(helpers[imported], **how) if imported in helpers else Fresh(**how))
+    def start(*more, fresh=False, stderr=None, limits=None, model=OPENAI, problems=0, **variables):
+        argv = command(*more, model=model, problems=problems)
+        runs.append(Run(argv, os.environ | variables, limits or {}, fresh, stderr))
         return runs[-1]
 
     yield start

@@ -1,18 +1,16 @@
-"""A scripted language model behind the OpenAI and Anthropic APIs, on 127.0.0.1 and a free port.
+"""A scripted language model behind the OpenAI and Anthropic APIs, on 127.0.0.1.
 
     with FakeLLM() as server:
         server.replies = lambda request: Reply("```lua\\nreturn 1\\n```")
 
 `replies` gives a Reply to each Request, or is a dict of replies by the number of the problem; all
-others get the usual answer. `requests` holds all that came, in order, and `gets` the paths of what
-came as a GET, which is answered like any prompt (a redirected POST may become one). With tls=True
-the server has a certificate that nobody trusts.
+others get the usual answer. `requests` holds all that came, in order. With tls=True the server has
+the certificate of UNTRUSTED.
 """
 
 import json
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -20,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 PROGRAM = "function add(a, b)\n    return a + b\nend"
+UNTRUSTED = Path(__file__).with_name("untrusted.pem")
 ANSWER = f"Here it is.\n\n```lua\n{PROGRAM}\n```\n\nIt adds."
 
 
@@ -32,7 +32,6 @@ class Request:
     body: dict
     headers: Message  # finds a name in any case, as HTTP does
     arrived: float
-    path: str = ""
 
     @property
     def problem(self) -> int:
@@ -52,7 +51,6 @@ class Reply:
     headers: dict = field(default_factory=dict)
     seconds: float = 0.0
     finish: str = "stop"
-    choices: bool = True
     message: dict = field(default_factory=dict)  # more fields of the message, or others
     choice: dict = field(default_factory=dict)  # more fields of the choice
     usage: dict | None = field(
@@ -62,24 +60,24 @@ class Reply:
         }
     )
     body: object = None  # the whole body in place of all that: text as it is, else as JSON
-    broken: bool = False  # half of the body
     reset: bool = False  # the connection is reset with no response
 
 
 class FakeLLM:
-    def __init__(self, *, tls: bool = False):
+    def __init__(self, *, port: int = 0, tls: bool = False):
         self.replies: dict[int, Reply] | Callable[[Request], Reply] = {}
         self.requests: list[Request] = []
-        self.gets: list[str] = []
         self.attempts: Counter = Counter()
         self.in_flight = self.peak = 0
         self.gone = False
         self.connections: set = set()
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"llm": self})
-        self.http = _Server(("127.0.0.1", 0), handler)
+        self.http = _Server(("127.0.0.1", port), handler)
         if tls:
-            self.http.socket = untrusted().wrap_socket(
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(UNTRUSTED)
+            self.http.socket = context.wrap_socket(
                 self.http.socket, server_side=True, do_handshake_on_connect=False
             )
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.http.server_port}"
@@ -97,12 +95,12 @@ class FakeLLM:
         self.http.shutdown()
         self.http.server_close()
 
-    def took(self, body: dict, headers: Message, peer, path: str) -> tuple[Request, Reply]:
+    def took(self, body: dict, headers: Message, peer) -> tuple[Request, Reply]:
         prompt = body["messages"][0]["content"]
         prompt = prompt if isinstance(prompt, str) else prompt[0]["text"]
         with self.lock:
             self.attempts[prompt] += 1
-            request = Request(prompt, self.attempts[prompt], body, headers, time.time(), path)
+            request = Request(prompt, self.attempts[prompt], body, headers, time.time())
             self.requests.append(request)
             self.connections.add(peer)
             self.in_flight += 1
@@ -113,7 +111,6 @@ class FakeLLM:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 512
 
     def handle_error(self, request, client_address):
@@ -128,15 +125,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def do_GET(self):
-        self.llm.gets.append(self.path)
-        self.respond(Reply(), json.dumps(chat_completion("scripted", Reply())).encode())
+    def do_GET(self):  # by which a script asks whether the server is up
+        self.send_response(204)
+        self.end_headers()
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.llm.gone:
             return self.reset()
-        request, reply = self.llm.took(body, self.headers, self.client_address, self.path)
+        request, reply = self.llm.took(body, self.headers, self.client_address)
         try:
             time.sleep(reply.seconds)
             self.send(request, reply)
@@ -162,9 +159,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             content = chat_completion(request.body["model"], reply)
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
-        self.respond(reply, data[: len(data) // 2] if reply.broken else data)
-
-    def respond(self, reply: Reply, data: bytes):
         self.send_response(reply.status)
         headers = {"Content-Type": "application/json", "Content-Length": len(data)}
         for name, value in (headers | reply.headers).items():
@@ -182,7 +176,7 @@ def chat_completion(model: str, reply: Reply) -> dict:
     }
     return {
         **{"id": "chat-1", "object": "chat.completion", "created": 0, "model": model},
-        "choices": [choice] if reply.choices else [],
+        "choices": [choice],
         **({"usage": reply.usage} if reply.usage else {}),
     }
 
@@ -194,34 +188,3 @@ def anthropic_message(model: str, reply: Reply) -> dict:
         "stop_reason": {"length": "max_tokens", "stop": "end_turn"}.get(reply.finish, reply.finish),
         "usage": {"input_tokens": 10, "output_tokens": 20},
     }
-
-
-def untrusted() -> ssl.SSLContext:
-    """The side of a server whose certificate, for 127.0.0.1, is signed by nobody."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(CERTIFICATE)
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
-
-
-# Good for nothing but these tests, for a hundred years.
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgBo97FAXueM82OKzx
-zZGC4zzrZBJo2pSnlBeLbxxav9ehRANCAAQFYAQAjWGmHsQtleqGT3gxS7cui5Ec
-DkfLcUlODh7/hIB9Lki/j9xxYhcwooOWww+UaiHBWNQU8Klo9lYA+L16
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBkTCCATagAwIBAgIUE8jU1wCeg9eTjqIcTGI1cFBTFRIwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyNTE5NDAwM1oYDzIxMjYxMTAx
-MTk0MDAzWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAAQFYAQAjWGmHsQtleqGT3gxS7cui5EcDkfLcUlODh7/hIB9Lki/j9xx
-YhcwooOWww+UaiHBWNQU8Klo9lYA+L16o2QwYjAdBgNVHQ4EFgQUEs5uMxkBH8m7
-abF40aG48P7YcoAwHwYDVR0jBBgwFoAUEs5uMxkBH8m7abF40aG48P7YcoAwDwYD
-VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0kAMEYC
-IQCh1vP5EWe5zhWYaMzp3CduhQwOG2Xo/cDpeEkIPrIymAIhAI7s+iparasNx/1M
-IkgtmBMDSvJ47vfkeIgL1SDkx+ke
------END CERTIFICATE-----
-"""

@@ -17,7 +17,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
-import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -60,37 +59,26 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | INTEGERS | FLOATS | TEXTS
 LISTS = st.lists(SCALARS, max_size=3)
 VALUES = SCALARS | LISTS | st.dictionaries(TEXTS, SCALARS | LISTS, max_size=3) | st.lists(LISTS)
-FIELDS = st.lists(st.tuples(TEXTS, VALUES), max_size=3)
-
-
-def row(before: list[tuple], after: list[tuple], text: str) -> dict:
-    """A row with a prompt somewhere among other fields."""
-    return {**dict(before), "prompt": f"Add {text}", **{k: v for k, v in after if k != "prompt"}}
-
-
-ROWS = st.lists(st.builds(row, FIELDS, FIELDS, TEXTS), min_size=1, max_size=2)
+FIELDS = st.dictionaries(TEXTS, VALUES, max_size=4)
+ROWS = st.lists(FIELDS.map(lambda row: row | {"prompt": "Add."}), min_size=1, max_size=2)
 SEPARATORS = st.sampled_from([(", ", ": "), (",", ":"), (" ,", "\t:")])
-ENDS = st.tuples(
-    st.sampled_from(["\n", "\r\n", "\n\n", "\n \r\n"]), st.sampled_from(["", "\n", "\r\n\n"])
-)
+BETWEEN, AT_END = st.sampled_from(["\n", "\r\n", "\n \r\n"]), st.sampled_from(["", "\n", "\r\n\n"])
 
 
 @settings(max_examples=300)
-@given(ROWS, st.booleans(), SEPARATORS, ENDS, st.sampled_from(["utf-8", "utf-8-sig"]))
-def test_every_file_loads_as_json_loads_reads_its_lines(rows, ascii, separators, ends, encoding):
+@given(ROWS, st.booleans(), SEPARATORS, BETWEEN, AT_END, st.sampled_from(["utf-8", "utf-8-sig"]))
+def test_every_file_loads_as_its_lines_do(rows, ascii, separators, between, at_end, encoding):
+    """So it is noticed if pandas changes the `data` of its reader, which it does not document."""
     lines = [json.dumps(row, ensure_ascii=ascii, separators=separators) for row in rows]
-    loaded = load((ends[0].join(lines) + ends[1]).encode(encoding))
+    loaded = load((between.join(lines) + at_end).encode(encoding))
     expected = [json.loads(line) for line in lines]
     assert json.dumps(loaded) == json.dumps(expected)  # also the order, 1 against 1.0, -0.0
 
 
 LITERALS = [
-    *("12345678901234567890", "-98765432109876543210987654321098765432109876543210", "-0", "-0.0"),
-    *("9223372036854775808", "18446744073709551616", "9007199254740993", "1.0", "1E+2", "2e0"),
-    *("0.1000000000000000055511151231257827", "5e-324", "1.7976931348623157e308"),
-    *("0.30000000000000004", "123456789012345678901234567890.5", '"001"', '"2024-01-02"'),
-    *(r'"\ud800"', r'"\ud83d\ude00"', r'"\/"', r'"\u2028"', '"\u2028"', '"\x7f"', "[]", "{}"),
-    *("[1, null, [2.50]]", '{"b": 1, "a": {"": null}}', '{"a": 1, "a": 2}'),
+    *("-98765432109876543210987654321098765432109876543210", "-0", "-0.0", "1.0", "1E+2", "2e0"),
+    *("0.1000000000000000055511151231257827", "123456789012345678901234567890.5", "5e-324"),
+    *(r'"\ud800"', r'"\ud83d\ude00"', r'"\/"', '"\x7f"', "[1, [2.50]]", '{"a": 1, "a": 2}'),
 ]
 
 
@@ -131,14 +119,6 @@ def test_a_compressed_file_loads_as_it_does_unpacked_and_a_damaged_one_is_named(
     for damaged in (whole[: len(whole) // 2], whole[:-1], lines):
         assert f"torn.jsonl{suffix}" in refusal(damaged, f"torn.jsonl{suffix}")
     assert f"broken{suffix}:2: " in refusal(compress(f"{GOOD}{{\n".encode()), f"broken{suffix}")
-
-
-def test_pandas_hands_out_the_lines_of_a_file_as_they_are():
-    """The reader's `data` is no documented part of pandas: this notices when it changes."""
-    content = '{"prompt": "001", "big": 1e400}\n\n{"prompt": 12345678901234567890123}\r\nno JSON'
-    Path("bench.jsonl.gz").write_bytes(gzip.compress(content.encode()))
-    with pandas.read_json("bench.jsonl.gz", lines=True, chunksize=1, encoding="utf-8") as reader:
-        assert reader.data.read().replace("\r\n", "\n") == content.replace("\r\n", "\n")
 
 
 # --- addresses ---
@@ -198,11 +178,6 @@ def test_a_line_that_cannot_be_read_is_named_with_what_it_begins_with(line, befo
     assert message.startswith(f"bench.jsonl:{before + 1}: {why}") and line[:12] in message
 
 
-@pytest.mark.parametrize("content", [GOOD.encode("utf-16"), gzip.compress(GOOD.encode(), mtime=0)])
-def test_bytes_that_are_not_utf_8_are_refused(content):
-    assert "bench.jsonl:1: not valid JSON: 'utf-8' codec can't" in refusal(content)
-
-
 @pytest.mark.parametrize("content", ["", "\n \n\t\r\n"])
 def test_a_file_without_a_problem_or_with_half_a_surrogate_pair_says_so(content):
     assert "bench.jsonl" in refusal(content) and "empty" in refusal(content)
@@ -237,14 +212,6 @@ def test_a_row_without_a_prompt_is_named_with_its_columns(bad, server, run):
     assert "row 2 " in message and "'prompt'" in message and "--prompt-column" in message
     assert ", ".join(["task", *bad, "a b"]) in message
     assert server.requests == [] and not Path("out.jsonl").exists()
-
-
-def test_the_prompt_column_of_a_file_is_asked(server, run):
-    problems = [{"prompt": None, "question": "Add two numbers."}, {"question": "Sort."}]
-    Path("problems.jsonl").write_text(jsonl(problems))
-    assert run("--prompt-column", "question")[0] == 0
-    asked = {request.prompt.partition("\n")[0] for request in server.requests}
-    assert asked == {"Add two numbers.", "Sort."}
 
 
 # --- the Hub, by the real datasets library in a process of its own ---
@@ -298,7 +265,6 @@ CASES: dict[str, tuple[str, dict, list]] = {
     "wrong config": ("org/configs", {"config": "lau"}, ["lau", "lua", "rust", "--config"]),
     "unknown": ("org/none", {}, ["org/none", "HF_TOKEN"]),
     "no name": ("org--none", {}, ["org--none", "Cannot have -- or .."]),
-    "private": ("org/private", {}, ["org/private", "HF_TOKEN"]),
     "gated": ("org/gated", {}, ["org/gated", "gated", "HF_TOKEN"]),
     "broken": ("org/broken", {}, ["org/broken", "JSON parse error"]),
     "script": ("org/script", {}, ["org/script"]),
@@ -316,8 +282,9 @@ def parquet(*rows: dict) -> bytes:
 @pytest.fixture(scope="module")
 def hub():
     with FakeHub() as hub:
-        lines, data = jsonl(PROBLEMS), {"data/test-00000-of-00001.parquet": parquet(*PROBLEMS)}
-        hub.add("org/parquet", {**data, "README.md": "No metadata."})
+        lines, data = jsonl(PROBLEMS), parquet(*PROBLEMS)
+        files = {"data/test-00000-of-00001.parquet": data, "README.md": "No metadata."}
+        hub.add("org/parquet", files)
         hub.add("org/jsonl", {"test.jsonl": lines, "train.jsonl": lines})
         hub.add("org/configs", {"README.md": CARD, "lua.jsonl": GOOD, "rust.jsonl": lines})
         hub.add("org/column", {"test.parquet": parquet({"id": 1, "text": "Add.", "code": "x"})})
@@ -325,7 +292,6 @@ def hub():
         for name, value in NO_JSON.items():
             rows = {"prompt": "x", "odd": None}, {"prompt": "y", "odd": value}
             hub.add(f"org/{name}", {"test.parquet": parquet(*rows)})
-        hub.add("org/private", data, private=True)
         older = {"test.jsonl": jsonl(PROBLEMS[:50])}
         hub.add("org/gated", {"test.jsonl": lines}, gated=True, tags={"v1": older})
         hub.add("org/versions", {"test.jsonl": lines}, tags={"v1": older})
@@ -336,11 +302,9 @@ def hub():
 
 def load_in_child(cases: list, folder: Path, env: dict) -> list:
     """Load benchmarks in one process; rows or the message of the refusal for each."""
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps([case[:2] for case in cases])],
-        env=os.environ | env | {"PYTHONPATH": str(ROOT)},
-        **{"cwd": folder, "capture_output": True, "text": True, "timeout": 120},
-    )
+    command = [sys.executable, "-c", CHILD, json.dumps([case[:2] for case in cases])]
+    env = os.environ | env | {"PYTHONPATH": str(ROOT)}
+    child = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     return [json.loads(line) for line in child.stdout.split("\n")[:-1]]  # and nothing else
 
@@ -371,15 +335,11 @@ def test_a_dataset_loads_row_by_row_as_it_is_or_says_why_not_and_what_to_do(load
         assert [word for word in expected if word not in result] == []
 
 
-OFFLINE_CASES = [("org/parquet", {}), ("org/never-seen", {}), ("folder", {})]
-
-
 @pytest.mark.usefixtures("loaded")
-def test_offline_what_is_cached_loads_and_the_rest_is_refused_and_asks_the_network_nothing(
-    hub, home
-):
+def test_offline_what_is_cached_loads_and_the_network_is_asked_nothing(hub, home):
     hub.log.clear()
-    cached, other, folder = load_in_child(OFFLINE_CASES, home, hub.env(home, HF_HUB_OFFLINE="1"))
+    cases = [("org/parquet", {}), ("org/never-seen", {}), ("folder", {})]
+    cached, other, folder = load_in_child(cases, home, hub.env(home, HF_HUB_OFFLINE="1"))
     assert cached == folder == PROBLEMS
     assert "org/never-seen" in other and "\n" not in other
     assert hub.log == []
@@ -392,9 +352,7 @@ def test_offline_what_is_cached_loads_and_the_rest_is_refused_and_asks_the_netwo
         ("home", EXPIRED, ["HF_TOKEN", "Invalid credentials", "expired", "public"]),
     ],
 )
-def test_a_cache_that_cannot_be_written_or_an_expired_token_is_told(
-    hub, tmp_path, home, token, words
-):
+def test_a_bad_cache_or_an_expired_token_is_told(hub, tmp_path, home, token, words):
     Path("file").write_text("")
     env = hub.env(tmp_path / home, HF_TOKEN=token)
     (message,) = load_in_child([("org/jsonl", {})], tmp_path, env)

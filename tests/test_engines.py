@@ -17,8 +17,6 @@ import pytest
 from conftest import ROOT, answered, jsonl, read_jsonl, run_file, wait_for, write_problems
 from test_examples import bash, block
 
-from completions import main
-
 pytestmark = pytest.mark.engines
 
 KEY = "sk-of-the-proxy-0123456789"
@@ -109,25 +107,12 @@ def engines(proxy):
         engine.die()
 
 
-def options(port: str, *more, model: str = "qwen") -> list[str]:
-    """The options of a run on the proxy; later ones override earlier ones."""
-    return [
-        *("--model", f"litellm_proxy/{model}", "--benchmark", "problems.jsonl", "--lang", "Python"),
-        *("--output-path", "out.jsonl", "--max-tokens", "20"),
-        *("--param", f"api_base=http://127.0.0.1:{port}/v1", *map(str, more)),
-    ]
-
-
 @pytest.fixture
-def run(proxy, monkeypatch, capsys):
-    """Run the script to its end; the exit code and what it told."""
-
-    def run(*more, key: str = KEY, **how) -> tuple[int, str]:
-        monkeypatch.setenv("LITELLM_PROXY_API_KEY", key)
-        code = main(options(proxy[0], *more, **how))
-        return code, capsys.readouterr().err
-
-    return run
+def options(proxy, monkeypatch) -> list[str]:
+    """The options of a run on the proxy."""
+    monkeypatch.setenv("LITELLM_PROXY_API_KEY", KEY)
+    api_base = f"api_base=http://127.0.0.1:{proxy[0]}/v1"
+    return ["--model", "litellm_proxy/qwen", "--max-tokens", "20", "--param", api_base]
 
 
 def test_the_commands_of_the_readme_have_every_problem_answered(engines, proxy):
@@ -141,10 +126,8 @@ def test_the_commands_of_the_readme_have_every_problem_answered(engines, proxy):
 
 
 @pytest.mark.parametrize("dying", [1, 2])
-def test_servers_that_die_on_the_way_cost_no_answer(dying, engines, proxy, start):
-    write_problems(12)
-    each = ("--batch-size", 1, "--concurrent-batches", 4)
-    run = start(*options(proxy[0], *each), LITELLM_PROXY_API_KEY=KEY)
+def test_servers_that_die_on_the_way_cost_no_answer(dying, engines, start, options):
+    run = start(*options, "--batch-size", 1, "--concurrent-batches", 4, problems=12)
     wait_for(lambda: Path("out.jsonl").exists() and answered(), 300)
     for engine in engines[:dying]:
         engine.die()
@@ -157,43 +140,37 @@ def test_servers_that_die_on_the_way_cost_no_answer(dying, engines, proxy, start
     assert dying == 1 or run_file()["totals"]["requests"] > 12
 
 
-@pytest.mark.parametrize(
-    ("how", "words"), [({"key": "sk-another-0123456789"}, "400"), ({"model": "unknown"}, "unknown")]
-)
-def test_a_wrong_key_or_model_ends_the_run_and_is_named(how, words, run):
-    write_problems(30)
-    code, told = run(**how)
-    assert code == 1
-    assert words in told and "sk-another" not in told, told
-    assert run_file()["totals"]["requests"] <= 10
-    assert answered() == []
+WRONG = {"--param=api_key=sk-another-012345": "400", "--model=litellm_proxy/unknown": "unknown"}
 
 
-def test_a_budget_that_is_used_up_ends_the_run_and_is_named(engines, run):
-    write_problems(30)
-    code, told = run("--batch-size", 1, "--max-retries", 0, model="paid")
-    assert code == 1
-    assert "budget" in told, told
+@pytest.mark.parametrize("option", WRONG)
+def test_a_wrong_key_or_model_ends_the_run_and_is_named(option, run, options):
+    code, told = run(*options, option, problems=30)
+    assert code == 1 and WRONG[option] in told and "sk-another" not in told, told
+    assert run_file()["totals"]["requests"] <= 10 and answered() == []
+
+
+def test_a_budget_that_is_used_up_ends_the_run_and_is_named(engines, run, options):
+    each = ("--batch-size", 1, "--max-retries", 0, "--model", "litellm_proxy/paid")
+    code, told = run(*options, *each, problems=30)
+    assert code == 1 and "budget" in told, told
     assert answered(), "what was answered before is kept"
     assert run_file()["totals"]["requests"] < 30
 
 
-def test_a_prompt_too_long_for_the_context_costs_only_itself(engines, run):
+def test_a_prompt_too_long_for_the_context_costs_only_itself(engines, run, options):
     problems = write_problems(4)
     problems[2]["prompt"] = "word " * 3000
     Path("problems.jsonl").write_text(jsonl(problems))
-    code, told = run()
-    assert code == 1
-    assert sorted(answered()) == [0, 1, 3]
-    assert "context" in told, told
+    code, told = run(*options)
+    assert code == 1 and sorted(answered()) == [0, 1, 3] and "context" in told, told
     assert run_file()["totals"]["requests"] == 4
 
 
-def test_an_answer_that_fills_the_context_is_told_as_truncated(engines, run):
-    problems = write_problems(1)
-    problems[0]["prompt"] = "word " * 940
-    Path("problems.jsonl").write_text(jsonl(problems))
-    code, told = run("--max-tokens", 5000, "--param", 'extra_body={"ignore_eos": true}')
+def test_an_answer_that_fills_the_context_is_told_as_truncated(engines, run, options):
+    Path("problems.jsonl").write_text(jsonl([{"task_id": 0, "prompt": "word " * 940}]))
+    more = ("--max-tokens", 5000, "--param", 'extra_body={"ignore_eos": true}')
+    code, told = run(*options, *more)
     assert code == 0, told
     totals = run_file()["totals"]
     assert totals["truncated"] == 1 and totals["completion_tokens"] < 100

@@ -16,7 +16,6 @@ VOLUME = "def volume(r, h):\n    return area(r) * h"
 WHOLE = f"{AREA}\n\n\n{VOLUME}"
 CALLS = "\n".join(f'print(area({n}, "{"ab" * n}"))' for n in range(30))
 DRIVER = 'r = float(input())\nif r > 0:\n    print("The area:", area(r))\nelse:\n    exit(1)'
-CSHARP = "class Clamp\n{\n    static int Low(int x) => Math.Max(x, 0);\n}"
 RUST = "pub fn gcd(a: u64, b: u64) -> u64 {\n    if b == 0 { a } else { gcd(b, a % b) }\n}"
 SQL = "SELECT name, age\nFROM people\nWHERE age > 30;"
 BASH = '#!/usr/bin/env bash\nfor file in "$@"; do\n  mv -- "$file" "${file,,}"\ndone'
