@@ -800,11 +800,9 @@ def require_api_base(model: str, param: dict):
     """
     import litellm
 
-    given = {"api_base": param.get("api_base") or param.get("base_url")}
-    with suppress(litellm.BadRequestError):  # an unknown provider: told by the first request
-        _, provider, key, base = litellm.get_llm_provider(
-            model, api_key=param.get("api_key"), **given
-        )
+    base, key = param.get("api_base") or param.get("base_url"), param.get("api_key")
+    with suppress(litellm.BadRequestError):  # an unknown provider: shown by the first request
+        _, provider, key, base = litellm.get_llm_provider(model, api_base=base, api_key=key)
         if provider in {*litellm.openai_compatible_providers, "custom_openai"}:
             if not base:
                 variable = f"{provider.upper()}_API_BASE"
@@ -881,7 +879,8 @@ def complete(todo: list[dict], options: Options, answers: int, transport: Any) -
                 raise KeyboardInterrupt
             if breaker.reason and not ended.is_set():
                 ended.set()
-                notify(f"ending; requests in flight: {len(jobs)}") if jobs else None
+                if jobs:
+                    notify(f"ending after {len(jobs)} batches in flight: {breaker.reason}")
             for results in arrived:
                 batch = retry_batch(results) or next(waiting, None)
                 if batch and not ended.is_set():
@@ -1018,7 +1017,7 @@ def key_value(text: str) -> tuple[str, object]:
     """Split KEY=VALUE; the value is JSON where it parses as JSON, else text."""
     key, equals, value = text.partition("=")
     if not (equals and key.isidentifier() and value.strip()):
-        raise argparse.ArgumentTypeError("it is not of the form KEY=VALUE")
+        raise argparse.ArgumentTypeError("it must be KEY=VALUE, and VALUE not blank")
     try:
         parsed = json.loads(value)
     except (ValueError, RecursionError):
@@ -1027,8 +1026,10 @@ def key_value(text: str) -> tuple[str, object]:
         if value in ("True", "False", "None"):
             raise argparse.ArgumentTypeError(f"write {key} as JSON: true, false or null") from None
         return key, value
-    if re.search("NaN|Infinity", json.dumps(parsed)) and not isinstance(parsed, str):
-        raise argparse.ArgumentTypeError(f"the value of {key} is not finite")
+    try:
+        json.dumps(parsed, allow_nan=False)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"the value of {key} is not finite") from None
     return key, parsed
 
 

@@ -11,7 +11,7 @@ from conftest import KEY, ROOT, read_jsonl
 from test_examples import bash
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = README.split("\n")
+LINES = README.splitlines()
 COMMANDS, PRINTED, OWN_MODEL, RECORD, PYTHON = re.findall(r"(?ms)^```\w*\n(.*?)^```$", README)
 
 
