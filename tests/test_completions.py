@@ -171,6 +171,7 @@ def test_identical_problems_each_get_their_own_record_and_surplus_ones_are_told(
     assert run("--limit", 2)[0] == 0 and len(read_jsonl()) == 2
     code, lines = run()
     assert code == 0 and len(read_jsonl()) == len(server.requests) == 3 and "more" not in lines
+    assert "more" not in run("--limit", 1)[1]
     Path("out.jsonl").write_bytes(2 * Path("out.jsonl").read_bytes())  # joined twice
     code, lines = run()
     assert code == 0 and re.search("(?m)^3 records more .*--num-samples 1", lines)
@@ -255,6 +256,7 @@ OTHER_SETTINGS = {
     "--top-p 1": "top_p",
     "--param seed=2": "seed 1, not 2",
     "--param stop=x": 'stop null, not "x"',
+    "--param thinking_token_budget=1000": "thinking_token_budget null, not 1000",
 }
 
 
@@ -484,6 +486,12 @@ def test_every_secret_is_redacted_by_its_name_or_value(server, run, monkeypatch)
     assert "dXNlcjpwYXNz" not in stored and "team-seven" not in stored and "***" in stored
 
 
+def test_a_secret_is_redacted_in_other_spellings_too(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", 'a/b+c"d12')
+    shown = ('a/b+c"d12', 'a/b+c\\"d12', "a%2Fb%2Bc%22d12")  # as text, in JSON, in an address
+    assert [completions.redact(text) for text in shown] == ["***"] * 3
+
+
 SECRETS = [
     *("api_key=SECRET", "auth=SECRET", "extra_headers=Authorization: Bearer SECRET"),
     *('extra_headers={"Cookie": "SECRET"}', 'headers={"X-Any": "SECRET"}'),
@@ -564,6 +572,8 @@ BAD_USAGE = [
     *(([f"--param=x={value}"], "true, false or null") for value in ("True", "False", "None")),
     (["--model=vllm/x", "--concurrent-batches=2"], "hosted_vllm/"),
     (["--num-samples=2", "--param=seed=1"], "seed"),
+    *(([f"--param=seed={value}"], "seed is not finite") for value in ("NaN", "1e999")),
+    (["--param=api_base="], "not blank"),
 ]
 
 
