@@ -290,10 +290,13 @@ def problem_key(row: dict) -> bytes:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
-def unanswered(problems: list, keys: list, answered: Counter, num_samples: int) -> list[dict]:
+def unanswered(problems: list, keys: list, answered: Counter, options: Options) -> list[dict]:
     """List the problems that lack answers, all first samples before any second one."""
+    samples, limit = options.num_samples, options.limit
+    if surplus := (answered - Counter(keys * samples)).total():
+        notify(f"{surplus} records more than --num-samples {samples} asks for")
     records, todo = answered.copy(), []
-    for problem, key in zip(problems * num_samples, keys * num_samples, strict=True):
+    for problem, key in zip(problems[:limit] * samples, keys[:limit] * samples, strict=True):
         if records[key]:
             records[key] -= 1
         else:
@@ -964,11 +967,8 @@ def main_with_args(
     keys = [problem_key(problem) for problem in problems]
     output = Output(output_path)
     with output.file:
-        answered, samples = output.count_answers(problems, keys), options.num_samples
-        if surplus := (answered - Counter(keys * samples)).total():
-            notify(f"{surplus} records more than --num-samples {samples} asks for")
-        todo = unanswered(problems[: options.limit], keys[: options.limit], answered, samples)
-        wanted = samples * len(problems[: options.limit])
+        todo = unanswered(problems, keys, output.count_answers(problems, keys), options)
+        wanted = options.num_samples * len(problems[: options.limit])
         run_file = RunFile(output, provenance(options, problems, keys), wanted)
         output.truncate_torn_line()
         transport = connect(options, min(options.in_flight, len(todo))) if todo else None
