@@ -30,7 +30,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
@@ -866,11 +866,8 @@ def complete(todo: list[dict], options: Options, answers: int, transport: Any) -
     breaker = CircuitBreaker(answers, max(10, options.in_flight))
     ended = Event()
     pool = ThreadPoolExecutor(options.concurrent_batches)
-
-    def submit(batch: Batch) -> Future:
-        return pool.submit(send_batch, batch, options, transport, ended)
-
-    jobs = {submit(batch) for batch in islice(waiting, options.concurrent_batches)}
+    send = partial(send_batch, options=options, transport=transport, ended=ended)
+    jobs = {pool.submit(send, batch) for batch in islice(waiting, options.concurrent_batches)}
     try:
         while jobs:
             done, jobs = wait(jobs, timeout=0.25, return_when=FIRST_COMPLETED)
@@ -887,7 +884,7 @@ def complete(todo: list[dict], options: Options, answers: int, transport: Any) -
             for results in arrived:
                 batch = retry_batch(results) or next(waiting, None)
                 if batch and not ended.is_set():
-                    jobs.add(submit(batch))
+                    jobs.add(pool.submit(send, batch))
     finally:
         ended.set()
     if breaker.reason:
