@@ -65,7 +65,7 @@ def ideal(waits: list[float], concurrency: int) -> float:
 def serve(problems: int, median: float):
     """Print the port, then answer as the OpenAI API does until stdin ends.
 
-    GET /seen says what came since it was last asked.
+    GET /seen reports the requests since the last report.
     """
     from aiohttp import web
 
@@ -88,9 +88,9 @@ def serve(problems: int, median: float):
         return web.json_response(chat_completion(body["model"]))
 
     async def report(request: web.Request) -> web.Response:
-        told = seen | {"connections": len(seen["connections"])}
+        counts = seen | {"connections": len(seen["connections"])}
         forget()
-        return web.json_response(told)
+        return web.json_response(counts)
 
     async def run():
         app = web.Application()
