@@ -245,9 +245,10 @@ def load_dataset(name: str, config, split: str, revision) -> Benchmark:
         builder.download_and_prepare()
         rows = Benchmark(builder.as_dataset(split).to_list())
     except Exception as error:  # its errors share no class
-        cause = next((e for e in causes(error) if hasattr(e, "response")), error.__cause__ or error)
+        refused: list = [e for e in causes(error) if getattr(e, "response", None) is not None]
+        cause = refused[0] if refused else error.__cause__ or error
         fix = "check the name, the network, --config, --split, and HF_TOKEN if it is not public"
-        if getattr(getattr(cause, "response", None), "status_code", None) in (401, 403):
+        if refused and refused[0].response.status_code in (401, 403):
             fix = "check the name, and HF_TOKEN: an expired one is refused for public datasets too"
         elif isinstance(cause, OSError) and cause.filename:
             fix = "if that is the cache, set HF_HOME to a folder that can be written"
@@ -458,10 +459,13 @@ class RunFile:
             notify(f"resuming answers made with unknown settings: there is no {self.path}")
             return {}
         try:
-            content = json.loads(self.path.read_bytes() if self.path.is_file() else "")
+            if not self.path.is_file():  # a folder, or a link to a device that never ends
+                raise ValueError
+            content = json.loads(self.path.read_bytes())
             sum(content["totals"][name] for name in COUNTS)
             # Each parameter is compared by its own name.
-            old, new = ({**s, **s["param"], "param": 0} for s in (content["settings"], settings))
+            old = content["settings"] | content["settings"]["param"] | {"param": None}
+            new = settings | settings["param"] | {"param": None}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             fix = "remove it, and the output resumes with unknown settings"
             raise CompletionsError(f"{self.path} is not as runs write it; {fix}") from None
@@ -756,9 +760,9 @@ def raise_for_no_answer(response: Any, address: str) -> Any:
         message = choice["message"]
         if isinstance(parts := message.get("content"), list):
             response = join_parts(response, payload, message, parts)
-        content, refusal = message.get("content"), message.get("refusal")
-        refused = refusal and not content and f"refusal: {refusal}"
-        error = payload.get("error") or choice.get("error") or refused
+        content = message.get("content")
+        refusal = "" if content else message.get("refusal")
+        error = payload.get("error") or choice.get("error") or refusal
         if isinstance(content, str | None) and not error:
             return response
         text = json.dumps(error or payload)
