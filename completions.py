@@ -100,7 +100,8 @@ def notify(line: str):
 
 def shorten(error: object, length: int = 300) -> str:
     """Return a text in one line, cut at a length; redacted first, for half a key would not be."""
-    printable = "".join(c if c.isprintable() else " " for c in redact(str(error)))
+    start = redact(str(error)[:10_000])  # of a body of megabytes, which takes long to search
+    printable = "".join(c if c.isprintable() else " " for c in start)
     text = " ".join(printable.split()) or type(error).__name__
     return text if len(text) <= length else text[:length] + " [...]"
 
@@ -339,6 +340,7 @@ class Output:
 
         self.path = Path(path).expanduser()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # By its text, where "results/" is no file: Path drops the slash.
         self.file = open(os.path.expanduser(path), "a+b", buffering=0)  # noqa: SIM115
         # Resolved once: a symbolic link may point elsewhere by the end of the run.
         self.path = self.path.resolve()
@@ -607,9 +609,8 @@ FIXES: dict[int | str, str] = {
     429: "send fewer at once (--batch-size, --concurrent-batches), or check the quota",
 }
 # A finish_reason that says that generation broke off. Other filters litellm turns into this one.
-BROKEN_OFF = re.compile(
-    r'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:error|abort|cancel|fail|insufficient|content_filter)\w*)'
-)
+BROKEN = "error|abort|cancel|fail|insufficient|content_filter"
+BROKEN_OFF = re.compile(rf'(?i)(?:finish|stop)_?reason"\s*:\s*"(\w*(?:{BROKEN})\w*)')
 
 
 class NoAnswer(Exception):
@@ -629,7 +630,7 @@ def error_text(body: str) -> str:
     with suppress(ValueError, RecursionError):
         texts = dict.fromkeys(texts_in(json.loads(body)))
         return ", ".join(texts) or body
-    return re.sub(r"(?s)<(style|script).*?</\1>|<[^<>]*>", " ", body)
+    return re.sub(r"(?s)<(style|script)\b.*?(</\1>|\Z)|<[^<>]*>", " ", body).strip() or body
 
 
 def texts_in(value: Any) -> Iterator[str]:

@@ -585,7 +585,7 @@ def test_bad_usage_is_refused_by_argparse(server, run, options, says):
 
 
 PATHS_OF_NO_USE = {
-    "--output-path": "file/out.jsonl . folder / /dev/null loop.jsonl ~no-such-user/x",
+    "--output-path": "file/out.jsonl . folder new/ / /dev/null loop.jsonl ~no-such-user/x",
     "--benchmark": ". / problem.jsonl loop.jsonl ~no-such-user/b.jsonl",
 }
 

@@ -254,6 +254,8 @@ def test_a_batch_in_backoff_waits_and_does_not_stop_the_others(server, run):
         (Reply(seconds=2), ["no response at", "--timeout"]),
         (Reply(status=400, error="Much. " + "x is not y " * 10**5), ["400 at", "Much. x is"]),
         (Reply(status=400, error="長" * 10**6), ["400 at", "長" * 300 + " [...]"]),
+        (Reply(status=400, error="Much. " + "http://a," * 10**5), ["400 at", "Much."]),
+        (Reply(status=502, body="<p>Gone" + "<style " * 10**5, headers=HTML), ["502 at", "Gone"]),
     ],
 )
 def test_a_failure_is_a_line_with_status_words_address_repair(server, run, reply, says, model):
