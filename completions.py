@@ -959,7 +959,8 @@ def main_with_args(
 ) -> int:
     """Ask for every answer that the output lacks, append each, return how many are still missing.
 
-    The parameters are those of Options. Raises CompletionsError if the run cannot begin or go on.
+    The parameters are those of Options. Raises CompletionsError if the run cannot begin or go on,
+    and OSError if the output cannot be written.
     """
     options = Options(
         model, benchmark, temperature, max_tokens, top_p, batch_size, lang, output_path, **others
